@@ -1,0 +1,159 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+"""The compiled kernel: OTLP requests into Arrow's buffers, without an object per record.
+
+``kernel.py`` puts a face on it. The scan is plain C over structs, written in Cython, and holds no GIL;
+only the classes at the end of this file touch Python. It reads in this order: ``wire`` (protobuf),
+``buffers`` (what is written), ``keywords`` (dictionaries), ``values`` and ``json_text`` (attributes),
+``origin`` (what all signals share), then ``traces``, ``metrics``, ``logs``.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from cpython.exc cimport PyErr_Clear, PyErr_Occurred
+from libc.math cimport INFINITY, NAN, isinf, isnan
+from libc.stdint cimport INT32_MAX, INT64_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memmove, memset, strlen
+
+import os
+
+from otlp_arrow.model import limits
+
+cdef extern from "kernel_parts/bytes.h" nogil:
+    const int SHORT
+    bint likely "kernel_likely"(bint condition)
+    bint unlikely "kernel_unlikely"(bint condition)
+    uint32_t load32(const uint8_t* at)
+    uint64_t load64(const uint8_t* at)
+    bint short_equal(const uint8_t* a, const uint8_t* b, size_t n)
+    bint short_copy_ascii(uint8_t* to, const uint8_t* text, size_t n)
+    bint copy_ascii(uint8_t* to, const uint8_t* text, size_t n)
+    bint is_ascii(const uint8_t* text, size_t n)
+    bint is_utf8(const uint8_t* text, size_t n)
+    uint32_t hash_bytes(const uint8_t* data, size_t n, uint64_t key)
+
+cdef extern from "kernel_parts/bitmaps.h" nogil:
+    const int BITS_STR, BITS_INT, BITS_DOUBLE, BITS_BOOL, BITS_BYTES, BITS_TRUE, VALUE_BITMAPS
+    int bits_of_types(const uint8_t* raw, size_t n, uint8_t* types, uint8_t* const* bits)
+    bint bits_where_byte(const uint8_t* values, size_t n, uint8_t a, uint8_t b, uint8_t c, uint8_t* bits)
+    bint bits_where_flag(const uint8_t* values, size_t n, uint8_t flag, uint8_t* bits)
+    bint bits_where_not_zero(const uint64_t* values, size_t n, uint8_t* bits)
+    bint bits_where_not_zero_pair(const uint64_t* values, size_t n, uint8_t* bits)
+    bint bits_where_not_empty(const int32_t* offsets, size_t n, uint8_t* bits)
+    bint bits_where_not_negative(const int32_t* values, size_t n, uint8_t* bits)
+
+cdef extern from "kernel_parts/doubles.h" nogil:
+    const int DOUBLE_CHARS
+    int double_to_text(double value, char* text)
+
+cdef extern from "kernel_parts/crc32.h" nogil:
+    void crc32_prepare()
+    uint32_t crc32_update(uint32_t value, const uint8_t* data, size_t size)
+    uint32_t crc32_by_table(uint32_t register, const uint8_t* data, size_t size)
+
+cdef extern from "Python.h":
+    double PyOS_string_to_double(const char* text, char** end, void* overflow_exception)
+
+cdef enum:
+    MAX_MESSAGE_DEPTH = 100  # model/limits.py; compared below
+
+include "kernel_parts/wire.pxi"
+include "kernel_parts/buffers.pxi"
+include "kernel_parts/keywords.pxi"
+include "kernel_parts/values.pxi"
+include "kernel_parts/json_text.pxi"
+include "kernel_parts/origin.pxi"
+include "kernel_parts/traces.pxi"
+include "kernel_parts/metrics.pxi"
+include "kernel_parts/logs.pxi"
+include "kernel_parts/assembly.pxi"
+include "kernel_parts/views.pxi"
+include "kernel_parts/writer.pxi"
+include "kernel_parts/json_value.pxi"
+include "kernel_parts/encode.pxi"
+include "kernel_parts/encode_traces.pxi"
+include "kernel_parts/encode_metrics.pxi"
+include "kernel_parts/encode_logs.pxi"
+
+if limits.MAX_MESSAGE_DEPTH != MAX_MESSAGE_DEPTH or limits.MAX_REJECTION_REASONS > MAX_REASONS:
+    raise ImportError("the compiled kernel was built for other limits than model/limits.py has now; build it again")
+
+crc32_prepare()
+HASH_KEY = int.from_bytes(os.urandom(8), "little")
+
+cdef enum:
+    SCANNED_WITH_GIL = 8192  # bytes; 8 us at most. Letting go of it and waiting for it costs more than that
+
+
+def crc32(data, value: int = 0) -> int:
+    """As ``zlib.crc32``, several times as fast. Holds no GIL for more than a few microseconds' worth of data."""
+    cdef Py_buffer view
+    cdef uint32_t crc = <uint32_t>(value & 0xFFFFFFFF)
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    if view.len > 32768:
+        with nogil:
+            crc = crc32_update(crc, <const uint8_t*>view.buf, view.len)
+    else:
+        crc = crc32_update(crc, <const uint8_t*>view.buf, view.len)
+    PyBuffer_Release(&view)
+    return crc
+
+
+def crc32_portable(data, value: int = 0) -> int:
+    """``crc32`` as machines without carry-less multiplication compute it."""
+    cdef const uint8_t[::1] view = data
+    cdef uint32_t crc = <uint32_t>(value & 0xFFFFFFFF)
+    return ~crc32_by_table(~crc, &view[0], view.shape[0]) & 0xFFFFFFFF if view.shape[0] else crc
+
+
+def double_text(value: float) -> str:
+    """A finite double as JSON text has it: what ``repr`` gives."""
+    cdef char text[64]
+    cdef int length = double_to_text(value, text)
+    return text[:length].decode()
+
+
+def encode(signal: str, array) -> bytes | None:
+    """The request of a batch, or ``None`` if something in it is unusual.
+
+    ``signal`` is "traces", "metrics" or "logs"; ``array`` the capsule of an ``ArrowArray`` that has the
+    schema's columns in their order and passed ``validate``.
+    """
+    cdef ArrowArray* batch = <ArrowArray*>PyCapsule_GetPointer(array, "arrow_array")
+    cdef Encoding encoding
+    cdef TracesView traces
+    cdef MetricView metrics
+    cdef LogsView logs
+    cdef bint fine
+    cdef int kind = ["traces", "metrics", "logs"].index(signal)
+    memset(&encoding, 0, sizeof(encoding))
+    encoding.rows = batch.length
+    try:
+        with nogil:
+            if kind == 0:
+                encoding.columns = &traces
+                encoding.write_record = write_span
+                fine = see_traces(&traces, batch.children)
+            elif kind == 1:
+                encoding.metrics = &metrics
+                encoding.write_record = write_metric
+                fine = see_metrics(&metrics, batch.children)
+            else:
+                encoding.columns = &logs
+                encoding.write_record = write_log_record
+                fine = see_logs(&logs, batch.children)
+            fine = (
+                fine
+                and see_origin(&encoding.origin, &batch.children[batch.n_children - ORIGIN_COLUMNS])
+                and encode_request(&encoding)
+            )
+        if encoding.bounds.fault == OUT_OF_MEMORY or encoding.out.no_memory or encoding.message.no_memory:
+            raise MemoryError("no memory for a request")
+        if not fine or writer_size(&encoding.out) > INT32_MAX:
+            return None
+        return PyBytes_FromStringAndSize(
+            <const char*>encoding.out.data + encoding.out.at, writer_size(&encoding.out)
+        )
+    finally:
+        encoding_end(&encoding)

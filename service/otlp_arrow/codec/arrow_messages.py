@@ -1,0 +1,158 @@
+"""What an Arrow IPC message claims to hold, read before Arrow acts on it.
+
+Arrow's own reader allocates what a compressed buffer says it will inflate to, and loads extension types by name; a
+message of a kilobyte may ask for a gigabyte. So messages of strangers are looked at here first. Only a few
+fields of the flatbuffers are read; Arrow verifies the rest.
+Format: https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format
+
+::
+
+    Message      version, header type, header, body length, custom metadata
+    RecordBatch  length, nodes, buffers: [{offset, length}], compression, variadic counts
+                 (a compressed buffer begins with its inflated length: int64, -1 if it is stored as it is)
+    Dictionary…  id, data: RecordBatch, is delta
+"""
+
+from __future__ import annotations
+
+import enum
+import io
+import struct
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from otlp_arrow.model import Rejected, TooLarge
+
+Buffer = bytes | memoryview
+
+_CONTINUATION = b"\xff\xff\xff\xff"
+END_OF_STREAM = _CONTINUATION + bytes(4)
+
+# Slots in the tables' vtables.
+_HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
+_BUFFERS, _COMPRESSION = 2, 3
+_DICTIONARY_ID, _DICTIONARY_DATA, _IS_DELTA = 0, 1, 2
+
+_EXTENSION_KEY = b"ARROW:extension:name"
+
+
+class Kind(enum.IntEnum):
+    """The header types that a stream of batches is made of."""
+
+    SCHEMA = 1
+    DICTIONARY = 2
+    RECORD_BATCH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A message of a stream. ``decoded_bytes``: what its buffers take once they are inflated."""
+
+    kind: Kind
+    decoded_bytes: int = 0
+    dictionary_id: int = 0
+    is_delta: bool = False
+
+
+def inspect(header: Buffer, body: Buffer, max_bytes: int) -> Claim:
+    """What the message of ``header`` (a flatbuffer ``Message``) and ``body`` claims.
+
+    Raises ``TooLarge`` if its buffers would take more than ``max_bytes``, ``Rejected`` if it is damaged.
+    """
+    try:
+        return _inspect(bytes(header), body, max_bytes)
+    except (struct.error, IndexError, ValueError) as error:
+        raise Rejected(f"an Arrow message is damaged: {error}") from error
+
+
+def encapsulated(header: Buffer, body: Buffer) -> tuple[bytes, bytes, Buffer]:
+    """The parts of the message as a stream has them: prefix, padded header, body."""
+    padding = -len(header) % 8
+    return _CONTINUATION + struct.pack("<i", len(header) + padding), bytes(header) + bytes(padding), body
+
+
+def to_stream(batch: pa.RecordBatch) -> bytes:
+    """The batch as an Arrow IPC stream, not compressed."""
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(use_threads=False)) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue()
+
+
+def harmless_schema(header: Buffer) -> bytes:
+    """The header of a schema message in which no field is an extension type any more.
+
+    The key that makes Arrow load one is written in small letters, which keeps all offsets; the field
+    then has its storage type and says in its metadata what it was (``cast`` refuses it for that).
+    """
+    return bytes(header).replace(_EXTENSION_KEY, _EXTENSION_KEY.lower())
+
+
+def _inspect(header: bytes, body: Buffer, max_bytes: int) -> Claim:
+    message = int(struct.unpack_from("<I", header, 0)[0])
+    kind = Kind(header[_slot(header, message, _HEADER_TYPE)])
+    length_at = _slot(header, message, _BODY_LENGTH)
+    body_length = int(struct.unpack_from("<q", header, length_at)[0]) if length_at else 0
+    if body_length != len(body):  # or Arrow would read on, and find a message that was not looked at here
+        raise ValueError(f"a body of {len(body)} bytes, {body_length} according to its header")
+    table = _follow(header, _slot(header, message, _HEADER))
+    if kind is Kind.SCHEMA:
+        return Claim(kind)
+    if kind is Kind.RECORD_BATCH:
+        return Claim(kind, _decoded_bytes(header, table, body, max_bytes))
+    data = _follow(header, _slot(header, table, _DICTIONARY_DATA))
+    id_at, delta_at = _slot(header, table, _DICTIONARY_ID), _slot(header, table, _IS_DELTA)
+    return Claim(
+        kind,
+        _decoded_bytes(header, data, body, max_bytes),
+        int(struct.unpack_from("<q", header, id_at)[0]) if id_at else 0,
+        bool(header[delta_at]) if delta_at else False,
+    )
+
+
+def _decoded_bytes(header: bytes, batch: int, body: Buffer, max_bytes: int) -> int:
+    vector = _follow(header, _slot(header, batch, _BUFFERS))
+    (count,) = struct.unpack_from("<I", header, vector)
+    if count * 16 > len(header):
+        raise ValueError(f"{count} buffers in {len(header)} bytes")
+    numbers: tuple[int, ...] = struct.unpack_from(f"<{2 * count}q", header, vector + 4)
+    offsets, lengths = numbers[::2], numbers[1::2]
+    ends = list(map(int.__add__, offsets, lengths))
+    if min(offsets, default=0) < 0 or min(lengths, default=0) < 0 or max(ends, default=0) > len(body):
+        raise ValueError(f"buffers outside of a body of {len(body)} bytes")
+    total = sum(lengths)
+    if _slot(header, batch, _COMPRESSION):
+        total = sum(_inflated_bytes(body, offset, length) for offset, length in zip(offsets, lengths, strict=True))
+    if total > max_bytes:
+        raise TooLarge(f"a batch or dictionary of {total} bytes is over the limit of {max_bytes}; send fewer rows")
+    return total
+
+
+def _inflated_bytes(body: Buffer, offset: int, length: int) -> int:
+    if not length:
+        return 0
+    inflated = int(struct.unpack_from("<q", body, offset)[0])
+    if inflated < -1 or length < 8:
+        raise ValueError(f"a buffer that inflates to {inflated} bytes")
+    return length - 8 if inflated == -1 else inflated
+
+
+def _follow(buffer: bytes, at: int) -> int:
+    """Where the offset at ``at`` points. ``at`` is 0 where a field is absent."""
+    if not at:
+        raise ValueError("a part is missing")
+    return at + int(struct.unpack_from("<I", buffer, at)[0])
+
+
+def _slot(buffer: bytes, table: int, slot: int) -> int:
+    """Where field ``slot`` of a table lies; 0 if it is absent."""
+    vtable = table - int(struct.unpack_from("<i", buffer, table)[0])
+    if not 0 <= vtable < len(buffer):
+        raise ValueError("a table outside its message")
+    (size,) = struct.unpack_from("<H", buffer, vtable)
+    at = 4 + 2 * slot
+    if at + 2 > size:
+        return 0
+    (relative,) = struct.unpack_from("<H", buffer, vtable + at)
+    return table + int(relative) if relative else 0

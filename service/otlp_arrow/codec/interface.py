@@ -1,0 +1,55 @@
+"""What a decoder is: the contract that the reference and the compiled kernel both keep."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one payload.
+
+    ``rows`` were appended; ``rejected`` records were left out, ``message`` naming the first of them
+    by index and reason (empty when none). ``error`` is set, and nothing appended, when the payload
+    as a whole is no valid request.
+    """
+
+    rows: int
+    rejected: int = 0
+    message: str = ""
+    error: str | None = None
+
+
+class BatchBuilder(Protocol):
+    """Gathers the rows of many payloads of one signal until a segment takes them.
+
+    Not thread-safe: one caller at a time. Rows of one payload are appended whole or not at all.
+    """
+
+    @property
+    def rows(self) -> int:
+        """Rows gathered so far."""
+
+    @property
+    def nbytes(self) -> int:
+        """Memory that those rows hold, near enough for bounds."""
+
+    def append(self, payloads: Sequence[bytes]) -> list[Outcome]:
+        """Decode Export…ServiceRequest bytes, one outcome for each, in order; never raises for bad
+        input. The compiled kernel holds no GIL while it scans."""
+
+    def truncate(self, rows: int) -> None:
+        """Forget every row from index ``rows`` on."""
+
+    def snapshot(self) -> pa.RecordBatch:
+        """The rows so far as a batch of its own (copied); the builder goes on."""
+
+    def finish(self) -> pa.RecordBatch:
+        """The rows as a batch that may share the builder's memory: it is valid until ``clear``."""
+
+    def clear(self) -> None:
+        """Empty the builder for reuse; memory up to a bound is kept for the next rows."""

@@ -1,0 +1,35 @@
+"""The one seam below the doors: where a request goes, and what it waits for."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from otlp_arrow.model import Batch, Receipt
+
+
+class Ticket(Protocol):
+    """Bytes reserved for one request, from before it is read until ``accept`` takes the ticket over."""
+
+    def grow(self, nbytes: int) -> None:
+        """Reserve more for the same request. Raises ``Busy``."""
+
+    def release(self) -> None:
+        """Give the reservation back: the request ends without ``accept``. May be called again."""
+
+
+T = TypeVar("T", bound=Ticket)
+
+
+class Intake(Protocol[T]):
+    """What a door needs of the pipeline."""
+
+    def admit(self, nbytes: int) -> T:
+        """Reserve memory before anything is read or decoded. Raises ``Busy``, ``Closed``."""
+
+    async def accept(self, batch: Batch, ticket: T | None = None) -> Receipt:
+        """Returns when the batch is durable.
+
+        Raises ``Rejected`` or ``TooLarge`` (the payload as a whole is no valid request), ``Busy`` or
+        ``Closed``; then nothing was kept. The ticket is taken over in every case; without one the
+        payload is admitted here. A cancelled ``accept`` may have kept the data.
+        """

@@ -1,0 +1,154 @@
+"""Rows on their way into a segment: gathered per signal, sealed into chunks, each one unit later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from otlp_arrow.codec import BatchBuilder, Outcome, new_builder
+from otlp_arrow.codec.schema import SCHEMAS
+from otlp_arrow.model import Rejected, Signal
+
+NewBuilder = Callable[[Signal], BatchBuilder]
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Sealed rows of one signal: all that WAL sequences ``wal_first`` to ``wal_last`` hold of it."""
+
+    signal: Signal
+    builder: BatchBuilder
+    batches: list[pa.RecordBatch]
+    wal_first: int
+    wal_last: int
+    rows: int
+    nbytes: int
+    stored: bool = False  # a segment holds the rows; the builder may have others by now
+
+    def copies(self) -> list[pa.RecordBatch]:
+        """Copies of the rows, for readers, as long as they are not stored."""
+        return [self.builder.snapshot(), *self.batches] if self.builder.rows else list(self.batches)
+
+    def batch(self) -> pa.RecordBatch:
+        """All rows as one batch, valid until the builder is cleared."""
+        if not self.batches:
+            return self.builder.finish()
+        parts = [self.builder.finish(), *self.batches] if self.builder.rows else self.batches
+        # Dictionaries differ from batch to batch; concatenating unifies them.
+        return pa.concat_batches(parts) if len(parts) > 1 else parts[0]
+
+
+class Gathering:
+    """The rows of one signal since the last seal.
+
+    OTLP payloads are decoded straight into the builder; batches that came as Arrow are kept beside it.
+    ``append`` and ``restore`` run in the committing thread, the rest on the loop between commits.
+    """
+
+    def __init__(self, signal: Signal, pool: BuilderPool) -> None:
+        self.signal = signal
+        self._pool = pool
+        self._builder = pool.take()
+        self._batches: list[pa.RecordBatch] = []
+        self._batch_rows = 0
+        self._batch_bytes = 0
+        self.wal_first = 0
+        self.wal_last = 0
+
+    @property
+    def rows(self) -> int:
+        return self._builder.rows + self._batch_rows
+
+    @property
+    def nbytes(self) -> int:
+        """Memory held by the rows."""
+        return (self._builder.nbytes if self._builder.rows else 0) + self._batch_bytes
+
+    def append(self, payloads: Sequence[bytes]) -> list[Outcome]:
+        """Decode OTLP payloads; one outcome each."""
+        return self._builder.append(payloads)
+
+    def append_columns(self, batch: pa.RecordBatch) -> Outcome:
+        """Take a batch that is in the storage schema already."""
+        self._batches.append(batch)
+        self._batch_rows += batch.num_rows
+        self._batch_bytes += batch.nbytes
+        return Outcome(batch.num_rows)
+
+    def mark(self) -> tuple[int, int]:
+        """Where ``restore`` can go back to."""
+        return self._builder.rows, len(self._batches)
+
+    def restore(self, mark: tuple[int, int]) -> None:
+        """Forget what was appended since ``mark``."""
+        rows, batches = mark
+        self._builder.truncate(rows)
+        for batch in self._batches[batches:]:
+            self._batch_rows -= batch.num_rows
+            self._batch_bytes -= batch.nbytes
+        del self._batches[batches:]
+
+    def note_sequences(self, first: int, last: int) -> None:
+        """The rows appended last came from these frames."""
+        self.wal_first = self.wal_first or first
+        self.wal_last = last
+
+    def relax(self) -> None:
+        """Give back the memory of a builder that holds nothing."""
+        if not self._builder.rows:
+            self._builder = self._pool.take()
+
+    def snapshot(self) -> list[pa.RecordBatch]:
+        """Copies of the rows so far, for readers."""
+        built = [self._builder.snapshot()] if self._builder.rows else []
+        return [*built, *self._batches]
+
+    def seal(self) -> Chunk | None:
+        """Hand the rows over and begin anew; None if there are none."""
+        if not self.rows:
+            return None
+        chunk = Chunk(self.signal, self._builder, self._batches, self.wal_first, self.wal_last, self.rows, self.nbytes)
+        self._builder = self._pool.take()
+        self._batches = []
+        self._batch_rows = self._batch_bytes = 0
+        self.wal_first = self.wal_last = 0
+        return chunk
+
+
+class BuilderPool:
+    """Builders to use again: their memory was faulted in once already.
+
+    Fresh pages of growing buffers cost 0.8 µs of system time a span before builders were kept.
+    """
+
+    def __init__(self, signal: Signal, new: NewBuilder = new_builder) -> None:
+        self._signal = signal
+        self._new = new
+        self._spare: list[BatchBuilder] = []
+
+    def take(self) -> BatchBuilder:
+        """A builder without rows."""
+        return self._spare.pop() if self._spare else self._new(self._signal)
+
+    def give(self, builder: BatchBuilder) -> None:
+        """Take back a builder that was cleared."""
+        self._spare.append(builder)
+
+    def drop(self) -> None:
+        """Let go of every spare builder."""
+        self._spare.clear()
+
+
+
+def columns_of_frame(signal: Signal, payload: bytes) -> pa.RecordBatch:
+    """The rows of an Arrow frame as one batch. Raises ``Rejected``."""
+    try:
+        reader = pa.ipc.open_stream(payload)
+        batches = list(reader)
+    except (pa.ArrowException, OSError) as error:
+        raise Rejected(f"not an Arrow IPC stream: {error}") from error
+    if not reader.schema.equals(SCHEMAS[signal]):
+        raise Rejected(f"not in the schema of {signal.value}")
+    return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=SCHEMAS[signal])

@@ -1,0 +1,306 @@
+"""Segments: Arrow IPC stream files, written unit by unit, and what can be read off them.
+
+A unit is one record batch with the messages before it (its dictionaries; for the first one the schema);
+its message metadata names the WAL sequences it holds, its rows, its time range and a checksum
+(docs/formats.md).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from otlp_arrow.codec.schema import SIGNAL_KEY, VERSION_KEY
+from otlp_arrow.model import Signal
+from otlp_arrow.model.limits import RESYNC_BYTES_PER_BYTE
+from otlp_arrow.storage.checksum import crc32
+from otlp_arrow.storage.disk import Disk
+from otlp_arrow.storage.ipc import (
+    CONTINUATION,
+    END_OF_STREAM,
+    RECORD_BATCH,
+    SCHEMA,
+    EndOfStream,
+    Message,
+    NotAMessage,
+    read_message,
+    walk,
+)
+
+WAL_KEY = "otlp_arrow.wal"
+ROWS_KEY = "otlp_arrow.rows"
+TIME_KEY = "otlp_arrow.time"
+CRC_KEY = "otlp_arrow.crc32"
+_NO_CRC = b"00000000"
+# What stands for the checksum while the unit is built; found again in the serialized metadata.
+_CRC_PLACEHOLDER = b"\x01crc32?\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRange:
+    """What a unit holds: WAL sequences (inclusive), rows, and times in ns (None if no row has one)."""
+
+    wal_first: int
+    wal_last: int
+    rows: int
+    time_min: int | None = None
+    time_max: int | None = None
+
+    def metadata(self) -> dict[str, str]:
+        time = "" if self.time_min is None else f"{self.time_min}-{self.time_max}"
+        return {
+            WAL_KEY: f"{self.wal_first}-{self.wal_last}",
+            ROWS_KEY: str(self.rows),
+            TIME_KEY: time,
+            CRC_KEY: _CRC_PLACEHOLDER.decode(),
+        }
+
+    @classmethod
+    def of(cls, custom: dict[str, str]) -> UnitRange:
+        """Raises ``ValueError`` or ``KeyError`` if the metadata is not ours."""
+        first, _, last = custom[WAL_KEY].partition("-")
+        low, _, high = custom[TIME_KEY].partition("-")
+        time_min, time_max = (int(low), int(high)) if low else (None, None)
+        return cls(int(first), int(last), int(custom[ROWS_KEY]), time_min, time_max)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit in a file: bytes ``start`` to ``end``."""
+
+    start: int
+    end: int
+    range: UnitRange
+    crc32: str
+
+
+@dataclass(slots=True)
+class Reading:
+    """What a segment file turned out to hold.
+
+    ``good_end``: up to here every unit is whole. ``damage``: why not all of the file is, and ``torn`` whether
+    that looks like an unfinished write; ``discarded``: units from the damage on. ``closed``: the
+    end-of-stream marker is there and nothing is wrong. ``verified``: checksums were compared.
+    """
+
+    path: Path
+    size: int
+    verified: bool = False
+    signal: Signal | None = None
+    version: str = ""
+    units: list[Unit] = field(default_factory=list)
+    good_end: int = 0
+    damage: str = ""
+    torn: bool = False
+    closed: bool = False
+    discarded: list[UnitRange] = field(default_factory=list)
+
+    @property
+    def wal_first(self) -> int:
+        """The lowest WAL sequence of the whole units, 0 if there are none."""
+        return self.units[0].range.wal_first if self.units else 0
+
+    @property
+    def wal_last(self) -> int:
+        """The highest WAL sequence of the whole units, 0 if there are none."""
+        return self.units[-1].range.wal_last if self.units else 0
+
+
+class SegmentFile:
+    """One open segment. Blocking; one caller at a time."""
+
+    def __init__(self, disk: Disk, path: Path, schema: pa.Schema, *, compression_level: int = 1) -> None:
+        self.path = path
+        self.opened_units = 0
+        self._file = disk.create(path)
+        self._buffer = io.BytesIO()
+        try:
+            self._writer = pa.ipc.new_stream(
+                self._buffer,
+                schema,
+                options=pa.ipc.IpcWriteOptions(
+                    compression=pa.Codec("zstd", compression_level=compression_level), use_threads=False
+                ),
+            )
+            disk.sync_directory(path.parent)
+        except BaseException:
+            self._file.close()
+            disk.delete(path)
+            raise
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+        return self._file.size
+
+    def append(self, batch: pa.RecordBatch, unit: UnitRange) -> int:
+        """Write one unit and sync it; the bytes it took.
+
+        Raises ``OSError`` if the disk refuses; the segment must then be given up with ``abandon``.
+        """
+        self._writer.write_batch(batch, custom_metadata=unit.metadata())
+        data = _with_checksum(self._take())
+        self._file.append([data])
+        self._file.sync()
+        self.opened_units += 1
+        return len(data)
+
+    def close(self) -> None:
+        """Write the end-of-stream marker, sync, close. Raises ``OSError``; the units stand all the same."""
+        good_size = self._file.size
+        try:
+            self._file.append([END_OF_STREAM])
+            self._file.sync()
+        except OSError:
+            self._cut(good_size)  # readers would stumble over half a marker
+            raise
+        finally:
+            self._file.close()
+
+    def abandon(self, good_size: int) -> None:
+        """Cut the file to ``good_size``, close the stream there if the disk lets us, and let go of it."""
+        self._cut(good_size)
+        try:
+            if self._file.size == good_size:
+                self.close()
+                return
+        except OSError:
+            pass  # recovery cuts it; a unit beyond good_size is void because a newer segment holds its sequences
+        self._file.close()
+
+    def _cut(self, size: int) -> None:
+        try:
+            self._file.truncate(size)
+        except OSError:
+            pass  # the caller's trouble is the same disk's
+
+    def _take(self) -> bytes:
+        data = self._buffer.getvalue()
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        return data
+
+
+def _with_checksum(unit: bytes) -> bytearray:
+    data = bytearray(unit)
+    at = -1
+    # A body may hold the same bytes by chance, so the placeholder is looked for in the batch's metadata.
+    for message in walk(unit):
+        if isinstance(message, Message) and message.kind == RECORD_BATCH:
+            at = data.find(_CRC_PLACEHOLDER, message.start, message.body)
+    assert at >= 0
+    data[at : at + 8] = _NO_CRC
+    data[at : at + 8] = f"{crc32(data, 0):08x}".encode()
+    return data
+
+
+def read_segment(path: Path, data: bytes | memoryview, *, verify: bool) -> Reading:
+    """What a segment file with the content ``data`` holds; with ``verify``, checksums are compared.
+
+    Without ``verify`` only the messages' metadata is touched. Never raises: damage is in the result.
+    """
+    reading = Reading(path, len(data), verify)
+    unit_start = end = 0
+    try:
+        for message in walk(data):
+            if isinstance(message, EndOfStream):
+                reading.closed = True
+                continue
+            end = message.end
+            if message.kind == SCHEMA:
+                _read_schema(bytes(data[message.start : message.end]), reading)
+            elif message.kind == RECORD_BATCH:
+                _read_unit(data, unit_start, message, reading)
+                unit_start = message.end
+    except NotAMessage as error:
+        reading.torn = error.torn and not reading.damage
+        reading.damage = reading.damage or str(error)
+        reading.closed = False
+        # Only the last write can be unfinished, and a closed file is finished.
+        reading.discarded += _units_after(data, error.offset)
+        reading.torn &= not reading.discarded and bytes(data[-len(END_OF_STREAM) :]) != END_OF_STREAM
+    if not reading.damage and not reading.closed and end > reading.good_end:
+        reading.torn, reading.damage = True, "the file ends inside a unit"
+    if not reading.damage and not reading.units:
+        reading.torn, reading.damage = True, "no whole unit"
+    reading.closed = reading.closed and not reading.damage
+    return reading
+
+
+def _read_unit(data: bytes | memoryview, start: int, batch: Message, reading: Reading) -> None:
+    try:
+        unit = Unit(start, batch.end, UnitRange.of(batch.custom_metadata), batch.custom_metadata[CRC_KEY])
+    except (KeyError, ValueError) as error:
+        reading.damage = reading.damage or f"at byte {start}: not a unit of ours: {error!r}"
+        return
+    if not reading.damage and not reading.wal_last < unit.range.wal_first <= unit.range.wal_last:
+        reading.damage = f"at byte {start}: WAL sequences do not rise"
+    if not reading.damage and reading.verified:
+        reading.damage = _wrong_checksum(data, unit, batch)
+    if reading.damage:
+        reading.discarded.append(unit.range)
+    else:
+        reading.units.append(unit)
+        reading.good_end = unit.end
+
+
+def _units_after(data: bytes | memoryview, offset: int) -> list[UnitRange]:
+    """What units there seem to be behind a place where no message can be read."""
+    rest = bytes(data[offset:])
+    found = []
+    budget = RESYNC_BYTES_PER_BYTE * len(rest)
+    at = rest.find(CONTINUATION, 1)
+    while at >= 0 and budget > 0:
+        following = at + 1
+        if (offset + at) % 8 == 0:
+            try:
+                message = read_message(rest, at)
+            except NotAMessage as error:
+                budget -= error.examined
+            else:
+                if isinstance(message, Message):
+                    budget -= message.body - at
+                    with contextlib.suppress(KeyError, ValueError):  # dictionaries and schemas have no range
+                        found.append(UnitRange.of(message.custom_metadata))
+                        following = message.end
+        at = rest.find(CONTINUATION, following)
+    return found
+
+
+def _read_schema(message: bytes, reading: Reading) -> None:
+    try:
+        metadata = pa.ipc.read_schema(pa.py_buffer(message)).metadata or {}
+        reading.signal = Signal(metadata[SIGNAL_KEY].decode())
+        reading.version = metadata[VERSION_KEY].decode()
+    except (KeyError, ValueError, OSError, pa.ArrowException) as error:
+        reading.damage = reading.damage or f"the schema cannot be read: {error!r}"
+
+
+def _wrong_checksum(data: bytes | memoryview, unit: Unit, message: Message) -> str:
+    content = bytearray(data[unit.start : unit.end])
+    expected = unit.crc32.encode()
+    metadata = (message.start - unit.start, message.body - unit.start)
+    at = content.find(expected, *metadata)
+    while at >= 0 and len(expected) == len(_NO_CRC):  # the same digits may stand in another value by chance
+        content[at : at + len(_NO_CRC)] = _NO_CRC
+        if f"{crc32(content, 0):08x}" == unit.crc32:
+            return ""
+        content[at : at + len(_NO_CRC)] = expected
+        at = content.find(expected, at + 1, metadata[1])
+    sequences = f"{unit.range.wal_first}-{unit.range.wal_last}"
+    return f"at byte {unit.start}: checksum of the unit with WAL sequences {sequences} is wrong"
+
+
+def close_after(disk: Disk, path: Path, good_end: int) -> None:
+    """Cut a segment behind its last whole unit and mark the end of the stream."""
+    file = disk.open(path)
+    try:
+        file.truncate(good_end)
+        file.append([END_OF_STREAM])
+        file.sync()
+    finally:
+        file.close()

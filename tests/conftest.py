@@ -1,0 +1,22 @@
+"""Shared by all tests. ``tests/`` itself is on the import path: ``samples`` and ``strategies`` are modules."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from samples import Sample, samples
+
+# Machines that share two cores make single examples slow; the time of one is no finding.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+@pytest.fixture(params=samples(), ids=lambda sample: sample.name)
+def sample(request: pytest.FixtureRequest) -> Sample:
+    """Each recorded request in turn."""
+    found: Sample = request.param
+    return found

@@ -1,0 +1,192 @@
+"""WAL frames as bytes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otlp_arrow.model import Encoding, Signal
+from otlp_arrow.model.limits import MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
+from otlp_arrow.storage import frames
+from otlp_arrow.storage.frames import Damage, Frame, file_header, frame_buffers, frame_size, read_file_header, scan
+
+
+def frame(sequence: int, payload: bytes = b"payload", signal: Signal = Signal.LOGS, rows: int = 1) -> bytes:
+    return b"".join(frame_buffers(sequence, signal.code, Encoding.OTLP.value, rows, 1_000 + sequence, payload))
+
+
+def log_of(*payloads: bytes, first: int = 1) -> bytes:
+    return file_header(first, 7) + b"".join(frame(first + i, p) for i, p in enumerate(payloads))
+
+
+def found_in(data: bytes) -> list[Frame | Damage]:
+    return [found for _, found in scan(data)]
+
+
+def sequences(data: bytes) -> list[int]:
+    return [found.sequence for found in found_in(data) if isinstance(found, Frame)]
+
+
+# -- the picture in docs/formats.md ----------------------------------------------------------------
+
+
+def test_a_file_header_has_the_documented_bytes():
+    head = b"OTLPWAL1" + struct.pack("<QQI", 42, 1_700_000_000, 0)
+    assert file_header(42, 1_700_000_000) == head + struct.pack("<I", zlib.crc32(head))
+    assert read_file_header(file_header(42, 1_700_000_000)) == 42
+
+
+def test_a_frame_has_the_documented_bytes():
+    rest = struct.pack("<IIQQBB6x", 5, 3, 42, 1_000, 2, 1)
+    expected = b"OTF1" + struct.pack("<I", zlib.crc32(rest + b"hello")) + rest + b"hello" + b"\0\0\0"
+    assert b"".join(frame_buffers(42, 2, 1, 3, 1_000, b"hello")) == expected
+
+
+@pytest.mark.parametrize("length", range(18))
+def test_each_frame_begins_at_a_multiple_of_eight(length: int):
+    data = frame(1, b"x" * length)
+    assert len(data) == frame_size(length)
+    assert len(data) % 8 == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(list(Signal)), st.sampled_from(list(Encoding)), st.binary(max_size=50)), max_size=6
+    )
+)
+def test_what_was_framed_is_found_again(written: list[tuple[Signal, Encoding, bytes]]):
+    data = file_header(5, 0) + b"".join(
+        b"".join(frame_buffers(5 + i, signal.code, encoding.value, i, i * 10, payload))
+        for i, (signal, encoding, payload) in enumerate(written)
+    )
+    assert found_in(data) == [
+        Frame(5 + i, signal, encoding, i, i * 10, payload) for i, (signal, encoding, payload) in enumerate(written)
+    ]
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+def test_a_file_that_ends_inside_its_last_frame_has_a_torn_tail_wherever_it_is_cut():
+    data = log_of(b"first", b"the second, torn")
+    start = len(log_of(b"first"))
+    whole = start + 40 + len(b"the second, torn")  # the padding after a payload holds nothing
+    for end in range(start + 1, whole):
+        first, tail = found_in(data[:end])
+        assert isinstance(first, Frame)
+        assert tail == Damage(start, end, tail.reason, torn=True, rows=tail.rows, signal=tail.signal), end
+    assert sequences(data[:whole]) == [1, 2]
+
+
+def test_a_flipped_bit_anywhere_in_a_frame_is_noticed_and_the_frames_around_it_are_found():
+    data = log_of(b"first", b"second!!", b"third")
+    start, end = len(log_of(b"first")), len(log_of(b"first", b"second!!"))
+    for position in range(start, end):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[position] ^= 1 << bit
+            first, damage, third = found_in(bytes(damaged))
+            assert isinstance(damage, Damage), (position, bit)
+            assert (damage.start, damage.end, damage.torn) == (start, end, False), (position, bit)
+            assert (first.sequence, third.sequence) == (1, 3)  # type: ignore[union-attr]
+
+
+def test_damage_names_the_rows_and_the_signal_of_its_header_if_they_can_be():
+    data = bytearray(file_header(1, 0) + frame(1, b"some spans", Signal.TRACES, rows=7))
+    data[-1 - 6] ^= 1  # the payload's last byte; six bytes of padding follow
+    (damage,) = found_in(bytes(data))
+    assert (damage.rows, damage.signal) == (7, Signal.TRACES)
+    data[32 + 15] = 0xFF  # four billion rows in ten bytes
+    (damage,) = found_in(bytes(data))
+    assert damage.rows == 0
+
+
+def test_zeros_up_to_the_end_are_no_damage():
+    assert sequences(log_of(b"one") + bytes(64)) == [1]
+    assert found_in(file_header(1, 0) + bytes(4096)) == []
+
+
+def test_a_frame_that_claims_more_than_the_limit_is_not_read():
+    oversized = b"OTF1" + bytes(4) + struct.pack("<I", MAX_FRAME_BYTES + 1) + bytes(28)
+    (damage,) = found_in(file_header(1, 0) + oversized)
+    assert "limit" in damage.reason
+    assert not damage.torn
+
+
+@pytest.mark.parametrize(("offset", "value", "word"), [(32, 9, "signal"), (33, 9, "encoding")])
+def test_a_frame_of_a_kind_that_does_not_exist_is_damage(offset: int, value: int, word: str):
+    data = bytearray(frame(1, b"abc"))
+    data[offset] = value
+    data[4:8] = struct.pack("<I", zlib.crc32(data[8:43]))
+    (damage,) = found_in(file_header(1, 0) + bytes(data))
+    assert word in damage.reason
+
+
+def test_frames_inside_a_payload_are_not_taken_for_frames_of_the_log():
+    inner = b"".join(frame(n, b"injected") for n in (3, 4, 5))
+    data = bytearray(log_of(b"one", inner, b"three"))
+    data[len(log_of(b"one")) + 4] ^= 0xFF  # the checksum of the frame that carries them
+    assert sequences(bytes(data)) == [1, 3]
+    assert found_in(bytes(data))[-1].payload == b"three"  # type: ignore[union-attr]
+
+
+def test_frames_inside_a_payload_whose_sequences_do_not_follow_are_not_taken_even_if_its_length_is_lost():
+    inner = frame(2**60, b"injected") + frame(1, b"injected")
+    data = bytearray(log_of(b"one", inner, b"three"))
+    data[len(log_of(b"one"))] ^= 0xFF  # the magic, so that the length is not believed
+    assert sequences(bytes(data)) == [1, 3]
+
+
+def test_a_damaged_file_header_does_not_hide_the_frames():
+    data = bytearray(log_of(b"one", b"two", first=1000))
+    data[3] ^= 1
+    assert read_file_header(bytes(data)) is None
+    assert sequences(bytes(data)) == [1000, 1001]
+    assert sequences(bytes(data[:33] + b"?" + data[34:])) == [1001]
+
+
+def test_looking_for_the_next_frame_costs_a_bounded_number_of_bytes_whatever_a_payload_holds(monkeypatch):
+    claims = b"OTF1" + bytes(4) + struct.pack("<IIQQBB6x", 40_000, 1, 2, 0, 3, 1) + bytes(24)
+    data = bytearray(log_of(claims * 1_000, b"lost with it"))
+    data[32] ^= 0xFF
+    checksummed = []
+
+    def counting(buffer: bytes, start: int) -> int:
+        checksummed.append(len(buffer))
+        return zlib.crc32(buffer, start)
+
+    monkeypatch.setattr(frames, "crc32", counting)
+    (damage,) = found_in(bytes(data))
+    assert damage.end == len(data)
+    assert sum(checksummed) <= (RESYNC_BYTES_PER_BYTE + 2) * len(data)
+
+
+def test_many_damaged_frames_are_walked_without_copying_the_file_for_each(monkeypatch):
+    count = 2_000
+    data = bytearray(log_of(*[b"payload."] * count))
+    for number in range(0, count, 2):
+        data[32 + number * 48 + 41] ^= 1
+
+    class Counted(bytes):
+        copied = 0
+
+        def rstrip(self, *args: bytes) -> bytes:  # type: ignore[override]
+            Counted.copied += 1
+            return super().rstrip(*args)
+
+    assert len(found_in(Counted(data))) == count
+    assert Counted.copied == 1
+
+
+@given(st.binary(max_size=400), st.integers(0, 3))
+def test_any_bytes_are_accounted_for_from_the_header_to_the_end(junk: bytes, whole: int):
+    data = log_of(*[b"payload"] * whole) + junk
+    at = 32
+    for offset, found in scan(data):
+        assert offset == at
+        at = found.end if isinstance(found, Damage) else offset + frame_size(len(found.payload))
+    assert not data[at:].strip(b"\0")
