@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -296,10 +297,11 @@ class SlowToEnd(MemoryIntake):
         try:
             return await super().accept(batch, ticket)
         except asyncio.CancelledError:
-            try:
-                await asyncio.sleep(0.1)  # the HTTP door's library cancels once more
-            finally:
-                self.ended = True
+            tidying = asyncio.create_task(asyncio.sleep(0.1))
+            while not tidying.done():
+                with contextlib.suppress(asyncio.CancelledError):  # the HTTP door's library cancels twice
+                    await asyncio.shield(tidying)
+            self.ended = True
             raise
 
 

@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel
 
 from otlp_arrow.app import defaults
-from otlp_arrow.app.otel_variables import read_variables
+from otlp_arrow.app.otel_variables import read_variables, without_idle_tls
 from otlp_arrow.model.errors import OtlpConfigError
 
 Explicit = Mapping[str, Any]
@@ -92,11 +92,12 @@ def _of_exporters(environ: Environ, ours: Mapping[str, Found]) -> dict[str, Foun
     if enabled is None or str(enabled.value).strip().lower() not in ("true", "1", "yes", "on", "t", "y"):
         return {}
     variables = read_variables(environ)
-    found = {f"forwarding.{path}": Found(value, variable) for path, (variable, value) in variables.items()}
     if "forwarding.endpoint_url" in ours or "forwarding.destinations" in ours:
-        for path in ("forwarding.endpoint_url", "forwarding.destinations", "forwarding.signals"):
-            found.pop(path, None)
-    return found
+        for path in ("endpoint_url", "destinations", "signals"):
+            variables.pop(path, None)
+        url = ours.get("forwarding.endpoint_url")
+        variables = without_idle_tls(variables, str(url.value) if url else "http://")
+    return {f"forwarding.{path}": Found(value, variable) for path, (variable, value) in variables.items()}
 
 
 # -- explicit ------------------------------------------------------------------------------------------

@@ -40,19 +40,18 @@ def read_variables(environ: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
     found = _values_for(environ, "")
     own = {signal: _values_for(environ, f"{signal.value.upper()}_") for signal in Signal}
     own = {signal: values for signal, values in own.items() if "endpoint_url" in values}
-    if own:
-        shared = {path: value for path, (_variable, value) in found.items()}
-        destinations = [
-            {"name": signal.value, "signals": [signal.value], **_nested({**shared, **_plain(values)})}
-            for signal, values in own.items()
-        ]
-        others = [signal.value for signal in Signal if signal not in own]
-        found = {path: value for path, value in found.items() if path == "endpoint_url" or "endpoint_url" in found}
-        if others and "endpoint_url" in found:
-            found["signals"] = (f"{PREFIX}ENDPOINT", others)
-        found["destinations"] = (f"{PREFIX}{next(iter(own)).value.upper()}_ENDPOINT", destinations)
-        if not others:
-            found = {"destinations": found["destinations"]}
+    if not own:
+        return found
+    destinations = [
+        {"name": signal.value, "signals": [signal.value], **_nested(without_idle_tls({**found, **values}))}
+        for signal, values in own.items()
+    ]
+    others = [signal.value for signal in Signal if signal not in own]
+    if others and "endpoint_url" in found:
+        found["signals"] = (f"{PREFIX}ENDPOINT", others)
+    else:
+        found = {}
+    found["destinations"] = (f"{PREFIX}{next(iter(own)).value.upper()}_ENDPOINT", destinations)
     return found
 
 
@@ -82,11 +81,16 @@ def _values_for(environ: Mapping[str, str], infix: str) -> dict[str, tuple[str, 
             put("timeout_secs", "TIMEOUT", float(timeout) / 1000)
         except ValueError:
             raise OtlpConfigError(f"{PREFIX}{infix}TIMEOUT", timeout, "milliseconds") from None
-    if not endpoint.startswith("http://"):  # certificates say nothing to a plain connection
-        for name, path in _CERTIFICATES.items():
-            if value := take(name):
-                put(path, name, value)
-    return found
+    for name, path in _CERTIFICATES.items():
+        if value := take(name):
+            put(path, name, value)
+    return without_idle_tls(found)
+
+
+def without_idle_tls(found: dict[str, tuple[str, Any]], url: str = "") -> dict[str, tuple[str, Any]]:
+    """Certificates say nothing to a plain connection. ``url``: if it is not among ``found``."""
+    url = url or found.get("endpoint_url", ("", ""))[1]
+    return {path: value for path, value in found.items() if not (url.startswith("http://") and path.startswith("tls."))}
 
 
 _CERTIFICATES = {
@@ -109,13 +113,9 @@ def _headers(variable: str, text: str) -> dict[str, str]:
     return headers
 
 
-def _plain(values: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    return {path: value for path, (_variable, value) in values.items()}
-
-
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(values: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for path, value in values.items():
+    for path, (_variable, value) in values.items():
         section, dot, name = path.rpartition(".")
         (tree.setdefault(section, {}) if dot else tree)[name] = value
     return tree

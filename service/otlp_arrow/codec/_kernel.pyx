@@ -21,7 +21,7 @@ import os
 from otlp_arrow.model import limits
 
 cdef extern from "kernel_parts/bytes.h" nogil:
-    const int SHORT
+    const int SHORT_BYTES
     bint likely "kernel_likely"(bint condition)
     bint unlikely "kernel_unlikely"(bint condition)
     uint32_t load32(const uint8_t* at)

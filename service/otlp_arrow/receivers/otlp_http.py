@@ -108,8 +108,7 @@ class OtlpHttpServer:
         assert self._connections is not None
         for listener in self._listeners:
             listener.close()
-        self._connections.pre_shutdown()  # idle connections close now, the others after their request
-        await self._connections.shutdown(self._grace_s)
+        await self._connections.shutdown(self._grace_s)  # idle ones close at once, the others after their request
         await self._in_flight.none_left(limits.DOOR_GRACE_S)
         for listener in self._listeners:
             await listener.wait_closed()

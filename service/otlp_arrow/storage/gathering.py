@@ -151,4 +151,6 @@ def columns_of_frame(signal: Signal, payload: bytes) -> pa.RecordBatch:
         raise Rejected(f"not an Arrow IPC stream: {error}") from error
     if not reader.schema.equals(SCHEMAS[signal]):
         raise Rejected(f"not in the schema of {signal.value}")
+    if len(batches) == 1:
+        return batches[0]  # concatenating would copy
     return pa.concat_batches(batches) if batches else pa.RecordBatch.from_pylist([], schema=SCHEMAS[signal])

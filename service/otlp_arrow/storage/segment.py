@@ -21,6 +21,7 @@ from otlp_arrow.storage.checksum import crc32
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.ipc import (
     CONTINUATION,
+    DICTIONARY,
     END_OF_STREAM,
     RECORD_BATCH,
     SCHEMA,
@@ -163,20 +164,20 @@ class SegmentFile:
 
     def abandon(self, good_size: int) -> None:
         """Cut the file to ``good_size``, close the stream there if the disk lets us, and let go of it."""
-        self._cut(good_size)
+        if not self._cut(good_size):  # recovery does; a unit beyond it is void: a newer segment holds its sequences
+            self._file.close()
+            return
         try:
-            if self._file.size == good_size:
-                self.close()
-                return
+            self.close()
         except OSError:
-            pass  # recovery cuts it; a unit beyond good_size is void because a newer segment holds its sequences
-        self._file.close()
+            pass  # recovery adds the marker
 
-    def _cut(self, size: int) -> None:
+    def _cut(self, size: int) -> bool:
         try:
             self._file.truncate(size)
         except OSError:
-            pass  # the caller's trouble is the same disk's
+            return False
+        return True
 
     def _take(self) -> bytes:
         data = self._buffer.getvalue()
@@ -213,21 +214,23 @@ def read_segment(path: Path, data: bytes | memoryview, *, verify: bool) -> Readi
             end = message.end
             if message.kind == SCHEMA:
                 _read_schema(bytes(data[message.start : message.end]), reading)
-            elif message.kind == RECORD_BATCH:
+            elif message.kind != DICTIONARY:
                 _read_unit(data, unit_start, message, reading)
                 unit_start = message.end
+            if reading.damage:
+                break
     except NotAMessage as error:
-        reading.torn = error.torn and not reading.damage
-        reading.damage = reading.damage or str(error)
-        reading.closed = False
-        # Only the last write can be unfinished, and a closed file is finished.
-        reading.discarded += _units_after(data, error.offset)
-        reading.torn &= not reading.discarded and bytes(data[-len(END_OF_STREAM) :]) != END_OF_STREAM
-    if not reading.damage and not reading.closed and end > reading.good_end:
-        reading.torn, reading.damage = True, "the file ends inside a unit"
+        reading.torn, reading.damage = error.torn, str(error)
+    if not reading.damage and end > reading.good_end:
+        reading.torn, reading.damage = not reading.closed, "the file ends inside a unit"
     if not reading.damage and not reading.units:
         reading.torn, reading.damage = True, "no whole unit"
-    reading.closed = reading.closed and not reading.damage
+    if reading.damage:
+        reading.closed = False
+        reading.discarded = _units_after(data, reading.good_end)
+        # Only the last write can be unfinished, and in a closed file none is.
+        ended = reading.size > len(END_OF_STREAM) and bytes(data[-len(END_OF_STREAM) :]) == END_OF_STREAM
+        reading.torn = reading.torn and not ended and not reading.discarded
     return reading
 
 
@@ -235,15 +238,15 @@ def _read_unit(data: bytes | memoryview, start: int, batch: Message, reading: Re
     try:
         unit = Unit(start, batch.end, UnitRange.of(batch.custom_metadata), batch.custom_metadata[CRC_KEY])
     except (KeyError, ValueError) as error:
-        reading.damage = reading.damage or f"at byte {start}: not a unit of ours: {error!r}"
+        reading.damage = f"at byte {start}: not a unit of ours: {error!r}"
         return
-    if not reading.damage and not reading.wal_last < unit.range.wal_first <= unit.range.wal_last:
+    if batch.kind != RECORD_BATCH:
+        reading.damage = f"at byte {start}: a message of kind {batch.kind}"
+    elif not reading.wal_last < unit.range.wal_first <= unit.range.wal_last:
         reading.damage = f"at byte {start}: WAL sequences do not rise"
-    if not reading.damage and reading.verified:
+    elif reading.verified:
         reading.damage = _wrong_checksum(data, unit, batch)
-    if reading.damage:
-        reading.discarded.append(unit.range)
-    else:
+    if not reading.damage:
         reading.units.append(unit)
         reading.good_end = unit.end
 
@@ -253,7 +256,7 @@ def _units_after(data: bytes | memoryview, offset: int) -> list[UnitRange]:
     rest = bytes(data[offset:])
     found = []
     budget = RESYNC_BYTES_PER_BYTE * len(rest)
-    at = rest.find(CONTINUATION, 1)
+    at = rest.find(CONTINUATION)
     while at >= 0 and budget > 0:
         following = at + 1
         if (offset + at) % 8 == 0:
@@ -266,7 +269,7 @@ def _units_after(data: bytes | memoryview, offset: int) -> list[UnitRange]:
                     budget -= message.body - at
                     with contextlib.suppress(KeyError, ValueError):  # dictionaries and schemas have no range
                         found.append(UnitRange.of(message.custom_metadata))
-                        following = message.end
+                        following = message.body  # its length may be the damage
         at = rest.find(CONTINUATION, following)
     return found
 
@@ -277,7 +280,7 @@ def _read_schema(message: bytes, reading: Reading) -> None:
         reading.signal = Signal(metadata[SIGNAL_KEY].decode())
         reading.version = metadata[VERSION_KEY].decode()
     except (KeyError, ValueError, OSError, pa.ArrowException) as error:
-        reading.damage = reading.damage or f"the schema cannot be read: {error!r}"
+        reading.damage = f"the schema cannot be read: {error!r}"
 
 
 def _wrong_checksum(data: bytes | memoryview, unit: Unit, message: Message) -> str:

@@ -24,9 +24,7 @@ def messages(compression: str | None = None, batch: pa.RecordBatch = BATCH) -> l
     with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
         writer.write_batch(batch)
     stream = sink.getvalue().to_pybytes()
-    return [
-        (stream[m.start + 8 : m.body], stream[m.body : m.end]) for m in walk(stream) if isinstance(m, Message)
-    ]
+    return [(stream[m.start + 8 : m.body], stream[m.body : m.end]) for m in walk(stream) if isinstance(m, Message)]
 
 
 @pytest.mark.parametrize("compression", [None, "zstd", "lz4"])

@@ -228,14 +228,14 @@ def test_a_nested_list_of_attributes_is_kept():
 
 
 def test_a_long_string_repeated_by_a_dictionary_is_refused_wherever_it_stands(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(limits, "MAX_REPEATED_BYTES", 200_000)
+    monkeypatch.setattr(limits, "MAX_REPEATED_BYTES", 400_000)
     few = TRACES.slice(0, 2)
     for name in ("name", "status_message"):
-        column = pa.DictionaryArray.from_arrays(pa.array([0, 0], pa.int32()), pa.array(["x" * 190_000]))
+        column = pa.DictionaryArray.from_arrays(pa.array([0, 0], pa.int32()), pa.array(["x" * 390_000]))
         with pytest.raises(TooLarge, match=name):
             conform(Signal.TRACES, with_column(few, name, column))
     # Long and hardly used is fine.
-    column = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array(["x" * 190_000, ""]))
+    column = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), pa.array(["x" * 390_000, ""]))
     conform(Signal.TRACES, with_column(few, "name", column))
 
 

@@ -143,7 +143,12 @@ def test_groups_nested_to_the_limit_and_beyond(depth: int) -> None:
 @pytest.mark.parametrize(
     "field",
     [b"\x0c", b"\x04", b"\x00\x00", b"\x06\x00", b"\x0e\x00", b"\x0f\x00", b"\x9b\x01", b"\x9b\x01\xa4\x01"]
-    + [b"\x9b\x01\x00\x00\x9c\x01", b"\x9b\x01\x06\x00\x9c\x01", b"\xf8\xff\xff\xff\x0f\x00", b"\xf8\xff\xff\xff\x1f\x00"],
+    + [
+        b"\x9b\x01\x00\x00\x9c\x01",
+        b"\x9b\x01\x06\x00\x9c\x01",
+        b"\xf8\xff\xff\xff\x0f\x00",
+        b"\xf8\xff\xff\xff\x1f\x00",
+    ],
     ids=bytes.hex,
 )
 def test_odd_fields(field: bytes) -> None:
@@ -206,7 +211,7 @@ def test_malformed_comes_before_too_large(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_request_whose_columns_would_overflow_is_refused_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     payload = next(sample.payload for sample in samples() if sample.name.endswith("traces_001.pb"))
-    for bound in [0, 1, 51, 500, 5_000, 8_000]:
+    for bound in [0, 1, 51, 500, 2_000]:
         builder = kernel.KernelBuilder(Signal.TRACES)
         with monkeypatch.context() as patch:
             patch.setattr(limits, "MAX_COLUMN_OFFSET", bound)

@@ -71,9 +71,10 @@ def test_a_payload_in_error_leaves_nothing_and_its_neighbours_stay() -> None:
     builder = kernel.KernelBuilder(Signal.TRACES)
     alone = builder.append([good])
     nbytes = builder.nbytes
-    assert builder.append([good[:-1], b"\xff"]) == [
-        Outcome(0, error="malformed protobuf: the body is no valid ExportTraceServiceRequest")
-    ] * 2
+    assert (
+        builder.append([good[:-1], b"\xff"])
+        == [Outcome(0, error="malformed protobuf: the body is no valid ExportTraceServiceRequest")] * 2
+    )
     assert (builder.rows, builder.nbytes) == (alone[0].rows, nbytes)
     assert [outcome.rows for outcome in builder.append([b"", good[:-1], good])] == [0, 0, alone[0].rows]
     assert builder.rows == 2 * alone[0].rows

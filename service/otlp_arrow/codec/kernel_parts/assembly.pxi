@@ -104,8 +104,8 @@ cdef class Builder:
         for each in range(MAX_DERIVED):
             bytes_clear(&self._derived[each], idle)
 
-    # -- parts: {path: (rows, nulls, buffers)}; a path is that of a field in the schema, "[]" the members of
-    # a list, "{}" the dictionary. A buffer is (address, size), the first of each part its bitmap or None.
+    # -- parts: {path: (rows, buffers)}; a path is that of a field in the schema, "[]" the members of a list,
+    # "{}" the dictionary. A buffer is (address, size), the first of each part its bitmap or None.
 
     cdef tuple _memory(self, void* address, size_t size):
         return (<uintptr_t>(address if address != NULL else NOTHING), size)
@@ -345,11 +345,16 @@ cdef class MetricsBuilder(Builder):
     cdef void _of_kinds(self, str path, Table* points, int column, int a, int b, int c):
         """A column that only some types of metrics have."""
         cdef uint8_t* bits = self._bits(points.rows)
-        self._plain(path, points, column, bits, bits_where_byte(u8(points, POINT_KIND), points.rows, a, b, c, bits))
+        cdef bint all_valid = bits_where_byte(u8(points, POINT_KIND), points.rows, a, b, c, bits)
+        self._plain(path, points, column, bits, all_valid)
+
+    cdef void _list_of_kind(self, str path, Table* points, int column, int kind):
+        cdef uint8_t* bits = self._bits(points.rows)
+        cdef bint all_valid = bits_where_byte(u8(points, POINT_KIND), points.rows, kind, kind, kind, bits)
+        self._list(path, points, column, bits, all_valid)
 
     cdef void _numbers(self, str path, Table* points, int column, int kind, Table* numbers):
-        cdef uint8_t* bits = self._bits(points.rows)
-        self._list(path, points, column, bits, bits_where_byte(u8(points, POINT_KIND), points.rows, kind, kind, kind, bits))
+        self._list_of_kind(path, points, column, kind)
         self._fixed(path + "[]", numbers, 0, NEVER)
 
     cdef void _own(self):
@@ -359,6 +364,7 @@ cdef class MetricsBuilder(Builder):
         cdef size_t rows = points.rows
         cdef uint8_t* bits
         cdef uint8_t* truths
+        cdef bint all_valid
         cdef int exponential = EXPONENTIAL_HISTOGRAM
         self._keyword("metric_name", points, METRIC_NAME, &metrics.names)
         self._keyword("metric_type", points, METRIC_TYPE, &metrics.types)
@@ -375,7 +381,8 @@ cdef class MetricsBuilder(Builder):
         truths = self._bits(rows)
         bits_where_flag(u8(points, POINT_HAS), rows, HAS_MONOTONIC, truths)
         bits = self._bits(rows)
-        self._add("is_monotonic", rows, bits, bits_where_byte(u8(points, POINT_KIND), rows, SUM, SUM, SUM, bits), [self._memory(truths, (rows + 7) // 8)])
+        all_valid = bits_where_byte(u8(points, POINT_KIND), rows, SUM, SUM, SUM, bits)
+        self._add("is_monotonic", rows, bits, all_valid, [self._memory(truths, (rows + 7) // 8)])
         self._of_kinds("count", points, POINT_COUNT, HISTOGRAM, exponential, SUMMARY)
         self._flagged("sum", points, POINT_SUM, POINT_HAS, HAS_SUM)
         self._flagged("min", points, POINT_MIN, POINT_HAS, HAS_MIN)
@@ -389,14 +396,7 @@ cdef class MetricsBuilder(Builder):
         self._numbers("positive_bucket_counts", points, POINT_POSITIVE_END, exponential, &metrics.positive)
         self._of_kinds("negative_offset", points, POINT_NEGATIVE_OFFSET, exponential, exponential, exponential)
         self._numbers("negative_bucket_counts", points, POINT_NEGATIVE_END, exponential, &metrics.negative)
-        bits = self._bits(rows)
-        self._list(
-            "quantiles",
-            points,
-            POINT_QUANTILES_END,
-            bits,
-            bits_where_byte(u8(points, POINT_KIND), rows, SUMMARY, SUMMARY, SUMMARY, bits),
-        )
+        self._list_of_kind("quantiles", points, POINT_QUANTILES_END, SUMMARY)
         self._struct("quantiles[]", &metrics.quantiles)
         self._fixed("quantiles[].quantile", &metrics.quantiles, QUANTILE, NEVER)
         self._fixed("quantiles[].value", &metrics.quantiles, QUANTILE_VALUE, NEVER)

@@ -13,14 +13,16 @@
 #error "otlp-arrow's kernel reads protobuf and writes Arrow as little-endian machines do; this one is big-endian"
 #endif
 
+#if SIZE_MAX < UINT64_MAX
+#error "otlp-arrow's kernel counts bytes in 64 bits; this machine has fewer"
+#endif
+
 #if defined(__GNUC__) || defined(__clang__)
 #define kernel_likely(x) __builtin_expect(!!(x), 1)
 #define kernel_unlikely(x) __builtin_expect(!!(x), 0)
-#define KERNEL_NOINLINE __attribute__((noinline))
 #else
 #define kernel_likely(x) (x)
 #define kernel_unlikely(x) (x)
-#define KERNEL_NOINLINE
 #endif
 
 #if defined(__SSE2__) || defined(_M_X64)
@@ -29,7 +31,7 @@
 #endif
 
 /* Bytes that short_equal and short_copy_ascii read, whatever the length: both sides must have them. */
-#define SHORT 32
+#define SHORT_BYTES 32
 
 static inline uint32_t load32(const uint8_t *from) {
     uint32_t word;
@@ -43,11 +45,12 @@ static inline uint64_t load64(const uint8_t *from) {
     return word;
 }
 
-/* Whether the first n <= SHORT bytes are equal. */
+/* Whether the first n <= SHORT_BYTES bytes are equal. */
 static inline int short_equal(const uint8_t *a, const uint8_t *b, size_t n) {
 #ifdef BYTES_SSE2
     __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)a), _mm_loadu_si128((const __m128i *)b));
-    __m128i second = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(a + 16)), _mm_loadu_si128((const __m128i *)(b + 16)));
+    __m128i second =
+        _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(a + 16)), _mm_loadu_si128((const __m128i *)(b + 16)));
     uint32_t equal = (uint32_t)_mm_movemask_epi8(first) | (uint32_t)_mm_movemask_epi8(second) << 16;
     return (~equal & (uint32_t)(((uint64_t)1 << n) - 1)) == 0;
 #else
@@ -55,7 +58,7 @@ static inline int short_equal(const uint8_t *a, const uint8_t *b, size_t n) {
 #endif
 }
 
-/* Copies SHORT bytes; whether the first n <= SHORT of them are ASCII. */
+/* Copies SHORT_BYTES bytes; whether the first n <= SHORT_BYTES of them are ASCII. */
 static inline int short_copy_ascii(uint8_t *to, const uint8_t *from, size_t n) {
 #ifdef BYTES_SSE2
     __m128i first = _mm_loadu_si128((const __m128i *)from);
@@ -66,8 +69,8 @@ static inline int short_copy_ascii(uint8_t *to, const uint8_t *from, size_t n) {
     return (above & (uint32_t)(((uint64_t)1 << n) - 1)) == 0;
 #else
     uint64_t words[4], above = 0;
-    memcpy(words, from, SHORT);
-    memcpy(to, words, SHORT);
+    memcpy(words, from, SHORT_BYTES);
+    memcpy(to, words, SHORT_BYTES);
     for (int k = 0; k < 4; k++) {
         size_t here = n > (size_t)(8 * k) ? n - 8 * k : 0;
         above |= words[k] & (here >= 8 ? ~(uint64_t)0 : ((uint64_t)1 << 8 * here) - 1);

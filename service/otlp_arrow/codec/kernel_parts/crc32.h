@@ -13,6 +13,7 @@
 
 #if (defined(__GNUC__) || defined(__clang__)) && defined(__x86_64__)
 #define CRC32_CAN_FOLD 1
+#define CRC32_FOLDING __attribute__((target("pclmul,sse4.1")))
 #include <immintrin.h>
 #endif
 
@@ -59,14 +60,14 @@ static uint32_t crc32_by_table(uint32_t crc, const uint8_t *data, size_t size) {
 
 /* A 128-bit remainder moved past the next 128 bits (or 512, by other factors): both halves are
  * multiplied by x to that power modulo the polynomial and added to what stands there. */
-__attribute__((target("pclmul,sse4.1"))) static inline __m128i crc32_fold(__m128i value, __m128i factors, __m128i next) {
+CRC32_FOLDING static inline __m128i crc32_fold(__m128i value, __m128i factors, __m128i next) {
     __m128i low = _mm_clmulepi64_si128(value, factors, 0x00);
     __m128i high = _mm_clmulepi64_si128(value, factors, 0x11);
     return _mm_xor_si128(_mm_xor_si128(low, high), next);
 }
 
 /* size >= 64. Four remainders side by side hide the latency of the multiplication. */
-__attribute__((target("pclmul,sse4.1"))) static uint32_t crc32_by_folding(uint32_t crc, const uint8_t *data, size_t size) {
+CRC32_FOLDING static uint32_t crc32_by_folding(uint32_t crc, const uint8_t *data, size_t size) {
     /* x^(512+32), x^(512-32) and x^(128+32), x^(128-32), reflected and shifted by one. */
     const __m128i by_512 = _mm_set_epi64x(0x1c6e41596, 0x154442bd4);
     const __m128i by_128 = _mm_set_epi64x(0x0ccaa009e, 0x1751997d0);

@@ -14,29 +14,29 @@ cdef bint put_value(Writer* self, ValuesView* values, size_t row, Bytes* scratch
     cdef int type = values.type.data[values.type.offset + row]
     cdef Id found
     if type == STR:
-        return (
-            view_valid(&values.str, row) and view_text(&values.str, row, &found) and put_text(self, ANY_STRING, &found)
+        return view_valid(&values.text, row) and view_text(&values.text, row, &found) and put_text(
+            self, ANY_STRING, &found
         )
     if type == INT:
-        if not view_valid(&values.int, row) or not writer_reserve(self, FIELD_ROOM):
+        if not view_valid(&values.integer, row) or not writer_reserve(self, FIELD_ROOM):
             return False
-        put_varint(self, view64(&values.int, row))
+        put_varint(self, view64(&values.integer, row))
         put_byte(self, ANY_INT)
         return True
     if type == DOUBLE:
-        return view_valid(&values.double, row) and put_fixed64(self, ANY_DOUBLE, view64(&values.double, row))
+        return view_valid(&values.real, row) and put_fixed64(self, ANY_DOUBLE, view64(&values.real, row))
     if type == BOOL:
-        if not view_valid(&values.bool, row) or not writer_reserve(self, FIELD_ROOM):
+        if not view_valid(&values.truth, row) or not writer_reserve(self, FIELD_ROOM):
             return False
-        put_byte(self, view_bool(&values.bool, row))
+        put_byte(self, view_bool(&values.truth, row))
         put_byte(self, ANY_BOOL)
         return True
     if type == BYTES:
-        return view_valid(&values.bytes, row) and view_text(&values.bytes, row, &found) and put_bytes(
+        return view_valid(&values.octets, row) and view_text(&values.octets, row, &found) and put_bytes(
             self, ANY_BYTES, found.data, found.length
         )
     if type == MAP or type == SLICE:
-        if not view_valid(&values.str, row) or not view_text(&values.str, row, &found):
+        if not view_valid(&values.text, row) or not view_text(&values.text, row, &found):
             return False
         scratch.length = 0
         return (
@@ -51,7 +51,7 @@ cdef bint put_attributes(
     Writer* self, AttributesView* attributes, size_t row, uint32_t tag, Bytes* scratch
 ) noexcept nogil:
     cdef Range range
-    cdef size_t each, end, value_end
+    cdef size_t each, end
     cdef Id key
     if unlikely(not view_range(&attributes.lists, row, attributes.values.type.length, &range)):
         return False
@@ -90,16 +90,16 @@ cdef bint same_attributes(AttributesView* self, size_t row, size_t other) noexce
         if view32(&self.keys.indices, i) != view32(&self.keys.indices, j):
             return False
         if type == STR or type == MAP or type == SLICE:
-            if not (view_valid(&values.str, i) and view_valid(&values.str, j)):
+            if not (view_valid(&values.text, i) and view_valid(&values.text, j)):
                 return False
-            if not (view_text(&values.str, i, &a) and view_text(&values.str, j, &b)):
+            if not (view_text(&values.text, i, &a) and view_text(&values.text, j, &b)):
                 return False
             if a.length != b.length or a.length > 0 and memcmp(a.data, b.data, a.length) != 0:
                 return False
         elif type == INT:
-            if not (view_valid(&values.int, i) and view_valid(&values.int, j)):
+            if not (view_valid(&values.integer, i) and view_valid(&values.integer, j)):
                 return False
-            if view64(&values.int, i) != view64(&values.int, j):
+            if view64(&values.integer, i) != view64(&values.integer, j):
                 return False
         elif type != EMPTY:  # rare among what rows share: the encoded bytes will tell
             return False
@@ -453,7 +453,9 @@ cdef bint put_resource(Encoding* self, size_t row) noexcept nogil:
         each -= 1
         end = writer_size(out)
         if not (
-            put_words(out, ENTITY_TAG_DESCRIPTION_KEYS, &origin.entity_description_keys, &origin.entity_description_key, each)
+            put_words(
+                out, ENTITY_TAG_DESCRIPTION_KEYS, &origin.entity_description_keys, &origin.entity_description_key, each
+            )
             and put_words(out, ENTITY_TAG_ID_KEYS, &origin.entity_id_keys, &origin.entity_id_key, each)
             and view_text(&origin.entity_type, each, &type)
             and put_text_if(out, ENTITY_TAG_TYPE, &type)

@@ -33,7 +33,7 @@ cdef inline bint keyword_is(
     cdef size_t start = <size_t>ends[0]
     if <size_t>ends[1] - start != length or entry >= <int32_t>self.entries.rows:
         return False
-    if likely(length <= SHORT and limit - text >= SHORT):
+    if likely(length <= SHORT_BYTES and limit - text >= SHORT_BYTES):
         return short_equal(self.text.data + start, text, length)
     return memcmp(self.text.data + start, text, length) == 0
 

@@ -57,8 +57,8 @@ cdef bint scan_log_record(void* columns, Scan* scan, Position at, Position end) 
     any_value_begin(&body, &self.bodies.text)
     severity_text = Id(at, 0)
     event_name = Id(at, 0)
-    trace_id.length = 0
-    span_id.length = 0
+    trace_id = Id(at, 0)
+    span_id = Id(at, 0)
     while at < end:
         at = read_tag(at, end, &tag)
         if at == NULL:
@@ -97,7 +97,7 @@ cdef bint scan_log_record(void* columns, Scan* scan, Position at, Position end) 
             at = skip_field(at, end, tag, RECORD_DEPTH)
         if at == NULL:
             return False
-    verdict.check = PASSED
+    verdict = passed()
     if unlikely(too_late(time)):
         fail(&verdict, CHECK_TIME, 0, 0)
     if unlikely(too_late(observed_time)):

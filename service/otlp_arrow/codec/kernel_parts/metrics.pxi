@@ -340,7 +340,7 @@ cdef bint scan_point(Metrics* self, Scan* scan, int kind, Position at, Position 
     columns_mark(&self.shared, self.indexed_points, &marks)
     memset(&point, 0, sizeof(Point))
     point.before = NO_KEYWORD
-    point.exemplars.check = PASSED
+    point.exemplars = passed()
     if kind == HISTOGRAM:
         fine = scan_histogram_point(self, scan, &point, at, end)
     elif kind == EXPONENTIAL_HISTOGRAM:
@@ -351,7 +351,7 @@ cdef bint scan_point(Metrics* self, Scan* scan, int kind, Position at, Position 
         fine = scan_number_point(self, scan, &point, at, end)
     if not fine:
         return False
-    verdict.check = PASSED
+    verdict = passed()
     if unlikely(too_late(point.start)):
         fail(&verdict, CHECK_START_TIME, 0, 0)
     if unlikely(too_late(point.time)):
@@ -665,8 +665,8 @@ cdef Position scan_exemplar(
     if at == NULL or not table_reserve(table, 1):
         return NULL
     end = at + length
-    trace_id.length = 0
-    span_id.length = 0
+    trace_id = Id(at, 0)
+    span_id = Id(at, 0)
     while at < end:
         at = read_tag(at, end, &tag)
         if at == NULL:

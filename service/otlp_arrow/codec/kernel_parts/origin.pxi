@@ -139,6 +139,68 @@ cdef void columns_forget(Columns* self, int first, Marks* marks) noexcept nogil:
             keywords_cut(self.indexed[each].words, marks.count[each])
 
 
+# -- what refuses a record -------------------------------------------------------------------------
+
+cdef enum:  # codec.rejection.Check
+    CHECK_SPAN_TRACE_ID_LENGTH = 0
+    CHECK_SPAN_TRACE_ID_ZERO = 1
+    CHECK_SPAN_ID_LENGTH = 2
+    CHECK_SPAN_ID_ZERO = 3
+    CHECK_PARENT_SPAN_ID_LENGTH = 4
+    CHECK_START_TIME = 5
+    CHECK_END_TIME = 6
+    CHECK_EVENT_TIME = 7
+    CHECK_LINK_TRACE_ID_LENGTH = 8
+    CHECK_LINK_SPAN_ID_LENGTH = 9
+    CHECK_TIME = 10
+    CHECK_OBSERVED_TIME = 11
+    CHECK_LOG_TRACE_ID_LENGTH = 12
+    CHECK_LOG_SPAN_ID_LENGTH = 13
+    CHECK_EXEMPLAR_TIME = 14
+    CHECK_EXEMPLAR_TRACE_ID_LENGTH = 15
+    CHECK_EXEMPLAR_SPAN_ID_LENGTH = 16
+    PASSED = -1
+
+
+cdef struct Id:
+    Position data
+    size_t length
+
+
+cdef struct Verdict:
+    # The first check that failed.
+    int check
+    size_t length
+    size_t member
+
+
+cdef inline Verdict passed() noexcept nogil:
+    return Verdict(PASSED, 0, 0)
+
+
+cdef inline void fail(Verdict* verdict, int check, size_t length, size_t member) noexcept nogil:
+    if verdict.check == PASSED:
+        verdict.check = check
+        verdict.length = length
+        verdict.member = member
+
+
+cdef inline bint too_late(uint64_t unix_nano) noexcept nogil:
+    return <int64_t>unix_nano < 0
+
+
+cdef inline bint trace_id_is_zero(Position data) noexcept nogil:
+    return load64(data) | load64(data + 8) == 0
+
+
+cdef inline void store_id(uint8_t* to, Id* id, size_t size) noexcept nogil:
+    """An id, or zeros, which stand for null, if it is absent."""
+    if id.length == size:
+        memcpy(to, id.data, size)
+    else:
+        memset(to, 0, size)
+
+
 cdef inline void reject(Scan* scan, int check, size_t length, size_t member) noexcept nogil:
     cdef Reason* reason
     if scan.rejected < MAX_REASONS:
@@ -408,7 +470,7 @@ cdef bint entities_repeat(Columns* self, size_t count, size_t times) noexcept no
         )
     ):
         return False
-    for column in range(ENTITY_COLUMNS):
+    for column in range(<int>ENTITY_COLUMNS):
         repeat_offsets(i32(table, column) + first, count, times)
     table.rows += count * times
     return True

@@ -66,26 +66,6 @@ cdef enum SpanTag:
     LINK_TAG_DROPPED_ATTRIBUTES = 5 << 3 | VARINT
     LINK_TAG_FLAGS = 6 << 3 | I32
 
-cdef enum:  # codec.rejection.Check
-    CHECK_SPAN_TRACE_ID_LENGTH = 0
-    CHECK_SPAN_TRACE_ID_ZERO = 1
-    CHECK_SPAN_ID_LENGTH = 2
-    CHECK_SPAN_ID_ZERO = 3
-    CHECK_PARENT_SPAN_ID_LENGTH = 4
-    CHECK_START_TIME = 5
-    CHECK_END_TIME = 6
-    CHECK_EVENT_TIME = 7
-    CHECK_LINK_TRACE_ID_LENGTH = 8
-    CHECK_LINK_SPAN_ID_LENGTH = 9
-    CHECK_TIME = 10
-    CHECK_OBSERVED_TIME = 11
-    CHECK_LOG_TRACE_ID_LENGTH = 12
-    CHECK_LOG_SPAN_ID_LENGTH = 13
-    CHECK_EXEMPLAR_TIME = 14
-    CHECK_EXEMPLAR_TRACE_ID_LENGTH = 15
-    CHECK_EXEMPLAR_SPAN_ID_LENGTH = 16
-    PASSED = -1
-
 
 cdef struct Traces:
     Columns shared
@@ -99,41 +79,6 @@ cdef struct Traces:
     Table links
     Sparse link_trace_states
     Attributes link_attributes
-
-
-cdef struct Id:
-    Position data
-    size_t length
-
-
-cdef struct Verdict:
-    # The first check that failed.
-    int check
-    size_t length
-    size_t member
-
-
-cdef inline void fail(Verdict* verdict, int check, size_t length, size_t member) noexcept nogil:
-    if verdict.check == PASSED:
-        verdict.check = check
-        verdict.length = length
-        verdict.member = member
-
-
-cdef inline bint too_late(uint64_t unix_nano) noexcept nogil:
-    return <int64_t>unix_nano < 0
-
-
-cdef inline bint trace_id_is_zero(Position data) noexcept nogil:
-    return load64(data) | load64(data + 8) == 0
-
-
-cdef inline void store_id(uint8_t* to, Id* id, size_t size) noexcept nogil:
-    """An id, or zeros, which stand for null, if it is absent."""
-    if id.length == size:
-        memcpy(to, id.data, size)
-    else:
-        memset(to, 0, size)
 
 
 cdef struct Span:
@@ -188,9 +133,9 @@ cdef bint scan_span(void* columns, Scan* scan, Position at, Position end) noexce
         return False
     columns_mark(&self.shared, self.shared.indexed_shared, &marks)
     span_begin(&span, at)
-    verdict.check = PASSED
-    events.check = PASSED
-    links.check = PASSED
+    verdict = passed()
+    events = passed()
+    links = passed()
     while at < end:
         at = read_tag(at, end, &tag)
         if at == NULL:
@@ -339,8 +284,7 @@ cdef bint scan_event(
     cdef int32_t dropped = 0
     if not table_reserve(table, 1):
         return False
-    name.data = at
-    name.length = 0
+    name = Id(at, 0)
     while at < end:
         at = read_tag(at, end, &tag)
         if at == NULL:
@@ -386,9 +330,9 @@ cdef bint scan_link(
     cdef int32_t dropped = 0
     if not table_reserve(table, 1):
         return False
-    trace_id.length = 0
-    span_id.length = 0
-    trace_state.length = 0
+    trace_id = Id(at, 0)
+    span_id = Id(at, 0)
+    trace_state = Id(at, 0)
     while at < end:
         at = read_tag(at, end, &tag)
         if at == NULL:

@@ -213,7 +213,7 @@ cdef inline bint scan_attribute(
         if unlikely(not bytes_reserve(&values.text, length)):
             return False
         to = values.text.data + values.text.length
-        if likely(length <= SHORT and limit - at >= SHORT):
+        if likely(length <= SHORT_BYTES and limit - at >= SHORT_BYTES):
             if unlikely(not short_copy_ascii(to, at, length) and not is_utf8(at, length)):
                 return False
         else:

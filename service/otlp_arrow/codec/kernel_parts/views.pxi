@@ -18,11 +18,11 @@ cdef struct KeywordView:
 
 cdef struct ValuesView:
     View type
-    View str
-    View int
-    View double
-    View bool
-    View bytes
+    View text  # str
+    View integer  # int
+    View real  # double
+    View truth  # bool
+    View octets  # bytes
 
 
 cdef struct AttributesView:
@@ -52,10 +52,6 @@ cdef inline int32_t view32(View* self, size_t row) noexcept nogil:
 
 cdef inline uint64_t view64(View* self, size_t row) noexcept nogil:
     return (<const uint64_t*>self.data)[self.offset + row]
-
-
-cdef inline double view_double(View* self, size_t row) noexcept nogil:
-    return (<const double*>self.data)[self.offset + row]
 
 
 cdef inline bint view_range(View* self, size_t row, size_t bound, Range* found) noexcept nogil:
@@ -171,11 +167,11 @@ cdef bint see_values(ValuesView* view, ArrowArray* array, Extent extent) noexcep
     return (
         see_struct(array, extent, &inside)
         and see(&view.type, array.children[0], inside, REQUIRED)
-        and see_text(&view.str, array.children[1], inside, NULLABLE)
-        and see(&view.int, array.children[2], inside, NULLABLE)
-        and see(&view.double, array.children[3], inside, NULLABLE)
-        and see(&view.bool, array.children[4], inside, NULLABLE)
-        and see_text(&view.bytes, array.children[5], inside, NULLABLE)
+        and see_text(&view.text, array.children[1], inside, NULLABLE)
+        and see(&view.integer, array.children[2], inside, NULLABLE)
+        and see(&view.real, array.children[3], inside, NULLABLE)
+        and see(&view.truth, array.children[4], inside, NULLABLE)
+        and see_text(&view.octets, array.children[5], inside, NULLABLE)
     )
 
 

@@ -151,7 +151,9 @@ cdef Position skip_value(Position at, Position end, uint32_t tag, int depth) noe
         return at + 8 if end - at >= 8 else NULL
     if wire_type == LEN:
         at = read_length(at, end, &length)
-        return NULL if at == NULL else at + length
+        if at == NULL:
+            return NULL
+        return at + length
     if wire_type == I32:
         return at + 4 if end - at >= 4 else NULL
     if wire_type == START_GROUP and depth > 0:

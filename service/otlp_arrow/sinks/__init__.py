@@ -1,0 +1,1 @@
+"""Floor 3: the way out to other systems."""

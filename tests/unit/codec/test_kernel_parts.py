@@ -1,0 +1,50 @@
+"""The kernel's small tools: the checksum of the WAL, and doubles as text."""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+kernel = pytest.importorskip("otlp_arrow.codec.kernel")
+_kernel = pytest.importorskip("otlp_arrow.codec._kernel")
+
+
+@given(st.binary(max_size=600), st.integers(0, 2**32 - 1))
+def test_crc32_is_that_of_zlib(data: bytes, value: int) -> None:
+    assert kernel.crc32(data, value) == _kernel.crc32_portable(data, value) == zlib.crc32(data, value)
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 16, 63, 64, 65, 127, 128, 1_000, 32_768, 32_769, 1 << 20])
+def test_crc32_of_parts_is_that_of_the_whole(size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    for cut in {0, size // 3, size}:
+        assert kernel.crc32(data[cut:], kernel.crc32(data[:cut])) == zlib.crc32(data)
+    assert kernel.crc32(bytearray(data)) == kernel.crc32(memoryview(data)) == zlib.crc32(data)
+
+
+def test_crc32_wants_bytes() -> None:
+    with pytest.raises(TypeError):
+        kernel.crc32("text")
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_double_is_written_as_repr_writes_it(value: float) -> None:
+    assert _kernel.double_text(value) == repr(value)
+
+
+def test_doubles_at_all_the_borders_are_written_as_repr_writes_them() -> None:
+    rng = random.Random(1)
+    values = [math.ldexp(mantissa, exponent) for exponent in range(-1074, 1024) for mantissa in (1.0, 1.5, 2 - 2**-52)]
+    values += [math.nextafter(value, 0) for value in values]
+    values += [float(f"{digits}e{exponent}") for exponent in range(-330, 309) for digits in ("1", "9.5", "5.000000001")]
+    values += [round(rng.uniform(-1e6, 1e6), rng.randrange(12)) for _ in range(5_000)]
+    values += [struct.unpack("<d", rng.randbytes(8))[0] for _ in range(5_000)]
+    for value in filter(math.isfinite, values):
+        assert _kernel.double_text(value) == repr(value)
+        assert _kernel.double_text(-value) == repr(-value)

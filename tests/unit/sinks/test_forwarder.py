@@ -1,0 +1,350 @@
+"""Parcels, and how the forwarder behaves at moments that a real remote makes hard to hit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from otlp_arrow.app.telemetry import PrometheusMeter
+from otlp_arrow.model import Batch, Encoding, OtlpConfigError, Signal
+from otlp_arrow.model import meter as m
+from otlp_arrow.sinks.breaker import BreakerSettings, State
+from otlp_arrow.sinks.destination import Destination
+from otlp_arrow.sinks.forwarder import Forwarder, pack
+from otlp_arrow.sinks.refused import RefusedItems
+from otlp_arrow.sinks.retry import RetrySettings
+from otlp_arrow.sinks.sink import DeliveryResult, Fault, Permanent, Transient
+from otlp_arrow.storage.frames import Frame
+from otlp_arrow.storage.store import StorageSettings, Store
+from otlp_arrow.storage.wal import Entry
+from remotes import all_ids, spans, until
+
+
+# -- parcels -------------------------------------------------------------------------------------------
+@given(
+    frames=st.lists(st.tuples(st.sampled_from(list(Signal)), st.integers(0, 50)), max_size=40),
+    wanted=st.frozensets(st.sampled_from(list(Signal)), min_size=1),
+)
+def test_parcels_hold_every_wanted_frame_once_in_order_within_the_bound(frames: Any, wanted: frozenset[Signal]):
+    made = [Frame(n, signal, Encoding.OTLP, 1, 1, b"x" * size) for n, (signal, size) in enumerate(frames, 1)]
+    parcels = pack(made, wanted, 60)
+    for signal in Signal:
+        packed = [f for p in parcels if p.signal is signal for f in p.frames]
+        assert packed == ([f for f in made if f.signal is signal] if signal in wanted else [])
+    assert [p.first for p in parcels] == sorted(p.first for p in parcels)
+    for parcel in parcels:
+        assert parcel.nbytes == sum(len(f.payload) for f in parcel.frames)
+        assert parcel.nbytes <= 60 or len(parcel.frames) == 1
+        assert len({f.signal for f in parcel.frames}) == 1
+
+
+# -- a sink that does what the test says ---------------------------------------------------------------
+class Scripted:
+    """A sink whose every answer the test gives, when it gives it."""
+
+    encoding = Encoding.OTLP
+
+    def __init__(self, answer: Callable[[int, Batch], Any] = lambda n, batch: None) -> None:
+        self.answer = answer
+        self.calls = 0
+        self.payloads: list[bytes] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.under_way = 0
+
+    async def __aenter__(self) -> Scripted:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        pass
+
+    async def send(self, batch: Batch) -> DeliveryResult:
+        self.calls += 1
+        answer = self.answer(self.calls, batch)
+        self.under_way += 1
+        try:
+            await self.hold.wait()
+        finally:
+            self.under_way -= 1
+        if isinstance(answer, Exception):
+            raise answer
+        self.payloads.append(batch.payload)
+        return answer or DeliveryResult()
+
+
+class Bench:
+    """A store, and one forwarder on it."""
+
+    def __init__(self, directory: Path, sink: Scripted, **more: Any) -> None:
+        self.store = Store(StorageSettings(directory, wal_file_bytes=more.pop("wal_file_bytes", 4096)))
+        settings = {
+            "retry": RetrySettings(0.001, 0.002),
+            "breaker": BreakerSettings(3, 0.05),
+            "max_batch_bytes": 1000,
+            "max_in_flight": 2,
+            **more,
+        }
+        self.destination = Destination("there", "http://there:1", "grpc", **settings)
+        self.reader = self.store.register_reader("there", self.destination.max_backlog_bytes)
+        self.meter = PrometheusMeter()
+        self.sink = sink
+        refused = RefusedItems(self.store.quarantine, self.store.layout.quarantine)
+        self.forwarder = Forwarder(
+            self.destination, self.reader, sink, refused, self.meter, linger_s=more.get("linger_s", 0.01)
+        )
+
+    def append(self, *payloads: bytes, rows: int = 1, signal: Signal = Signal.TRACES) -> None:
+        self.store.wal.append([Entry(signal, Encoding.OTLP, rows, 1, p) for p in payloads])
+        self.store.wal.sync()
+        self.store.wal.confirm()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        await until(condition, 10)
+
+    async def settled(self) -> None:
+        await self.until(lambda: self.reader.confirmed == self.reader.newest)
+
+    def sent(self) -> float:
+        return self.meter.value(m.EXPORTER_SENT[Signal.TRACES], "there")
+
+    def failed(self) -> float:
+        return self.meter.value(m.EXPORTER_FAILED[Signal.TRACES], "there")
+
+
+@asynccontextmanager
+async def bench(directory: Path, sink: Scripted, **more: Any) -> AsyncIterator[Bench]:
+    made = Bench(directory, sink, **more)
+    made.store.open()
+    try:
+        async with made.forwarder:
+            yield made
+    finally:
+        made.store.close(made.store.wal.confirmed_sequence)
+
+
+async def test_the_cursor_moves_over_confirmed_frames_only_and_in_order(tmp_path: Path):
+    sink = Scripted()
+    gates = {1: asyncio.Event(), 2: asyncio.Event()}
+
+    async def send(batch: Batch) -> DeliveryResult:
+        sink.calls += 1
+        await gates.setdefault(sink.calls, asyncio.Event()).wait()
+        return DeliveryResult()
+
+    sink.send = send  # type: ignore[method-assign]
+    async with bench(tmp_path, sink, max_batch_bytes=1) as b:
+        b.append(spans(1), spans(1))
+        await b.until(lambda: sink.calls == 2)
+        gates[2].set()
+        await b.until(lambda: b.sent() == 1)
+        assert b.reader.confirmed == 0, "the first is not there yet"
+        gates[1].set()
+        await b.until(lambda: b.reader.confirmed == 2)
+
+
+async def test_frames_of_a_signal_that_nobody_wants_are_passed_over(tmp_path: Path):
+    async with bench(tmp_path, Scripted(), signals=frozenset({Signal.LOGS})) as b:
+        b.append(spans(1))
+        await b.settled()
+        assert b.sink.calls == 0
+
+
+async def test_a_cancelled_forwarder_keeps_its_cursor_before_what_was_under_way(tmp_path: Path):
+    sink = Scripted()
+    async with bench(tmp_path, sink, max_batch_bytes=1) as b:
+        b.append(first := spans(1))
+        await b.settled()
+        sink.hold.clear()
+        b.append(second := spans(1))
+        await b.until(lambda: sink.under_way == 1)
+    assert b.reader.stored == 1
+    sink.hold.set()
+    async with bench(tmp_path, sink) as again:
+        await again.settled()
+    assert sink.payloads == [first, second]
+
+
+async def test_a_cancelled_probe_does_not_wedge_the_breaker(tmp_path: Path):
+    """The probe's frames are given up while it waits for an answer; the next sender must get through."""
+    sink = Scripted(lambda n, batch: Transient("down") if n <= 3 else None)
+    async with bench(tmp_path, sink, max_batch_bytes=1, max_in_flight=1, wal_file_bytes=64) as b:
+        b.append(spans(1))
+        await b.until(lambda: sink.calls == 3)
+        sink.hold.clear()
+        await b.until(lambda: sink.under_way == 1)
+        assert b.forwarder._breaker.state is State.HALF_OPEN
+        b.append(newest := spans(1))
+        b.reader.give_up(b.store.wal.files[0])
+        b.forwarder._pass_given_up()
+        sink.hold.set()
+        await b.settled()
+        assert sink.payloads == [newest]
+        assert b.meter.value(m.EXPORTER_GIVEN_UP, "there", "traces", "backlog") == 1
+
+
+async def test_while_the_breaker_is_open_nothing_is_sent_and_then_one(tmp_path: Path):
+    sink = Scripted(lambda n, batch: Transient("down"))
+    async with bench(
+        tmp_path, sink, max_batch_bytes=1, max_in_flight=4, breaker=BreakerSettings(failures=4, open_s=0.3)
+    ) as b:
+        b.append(*(spans(1) for _ in range(4)))
+        await b.until(lambda: b.forwarder._breaker.state is State.OPEN)
+        calls = sink.calls
+        sink.hold.clear()
+        await b.until(lambda: sink.under_way > 0)
+        assert sink.calls == calls + 1, "four are waiting, one tries"
+        assert b.forwarder._breaker.state is State.HALF_OPEN
+        sink.answer = lambda n, batch: None
+        sink.hold.set()
+        await b.settled()
+        assert b.sent() == 4
+
+
+async def test_a_remote_that_asks_for_a_pause_gets_it_from_every_sender(tmp_path: Path):
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    def answer(n: int, batch: Batch) -> Any:
+        times.append(loop.time())
+        return Transient("busy", 0.2, Fault.BUSY) if n == 1 else None
+
+    async with bench(tmp_path, Scripted(answer), max_batch_bytes=1, max_in_flight=1) as b:
+        b.append(*(spans(1) for _ in range(3)))
+        await b.settled()
+        assert times[1] - times[0] >= 0.19
+        assert b.forwarder._breaker.state is State.CLOSED
+
+
+async def test_a_mistake_of_ours_in_a_sink_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    sink = Scripted(lambda n, batch: ZeroDivisionError("ours") if n == 1 else None)
+    async with bench(tmp_path, sink) as b:
+        b.append(spans(1))
+        await b.settled()
+        assert b.sent() == 1
+    assert "an unexpected error" in caplog.text
+
+
+async def test_rotated_credentials_that_cannot_be_used_wait_for_better_ones(tmp_path: Path):
+    sink = Scripted(lambda n, batch: OtlpConfigError("forwarding.tls.ca_file", "x", "y") if n == 1 else None)
+    async with bench(tmp_path, sink) as b:
+        b.append(spans(1))
+        await b.settled()
+        assert b.meter.value(m.EXPORTER_REQUESTS, "there", "credentials") == 1
+
+
+async def test_a_mistake_of_ours_in_a_parcel_is_written_aside_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from otlp_arrow.sinks import forwarder
+
+    convert = forwarder.convert
+    broken = spans(1)
+
+    def mistaken(frames: list[Frame], *rest: Any) -> Any:
+        if frames[0].payload == broken:
+            raise ZeroDivisionError("ours")
+        return convert(frames, *rest)
+
+    monkeypatch.setattr(forwarder, "convert", mistaken)
+    async with bench(tmp_path, Scripted(), max_batch_bytes=1) as b:
+        b.append(broken, spans(1))
+        await b.settled()
+        assert (b.sent(), b.failed()) == (1, 1)
+    (kept,) = (tmp_path / "quarantine").glob("refused_*.pb")
+    assert kept.read_bytes() == broken
+
+
+async def test_damaged_frames_are_passed_over_and_counted(tmp_path: Path):
+    sink = Scripted(lambda n, batch: Transient("down"))
+    made = Bench(tmp_path, sink, wal_file_bytes=64)
+    made.store.open()
+    payloads = [spans(1) for _ in range(4)]
+    for payload in payloads:
+        made.append(payload)
+    file = made.store.wal.files[1]
+    content = bytearray(file.path.read_bytes())
+    content[-9] ^= 0xFF
+    file.path.write_bytes(content)
+    sink.answer = lambda n, batch: None
+    made.reader._tail._max_bytes = 0
+    made.reader._tail.note_position("nobody", 0)
+    try:
+        async with made.forwarder:
+            await made.settled()
+            assert all_ids(sink.payloads) == all_ids([payloads[0], *payloads[2:]])
+            assert made.meter.value(m.EXPORTER_GIVEN_UP, "there", "traces", "unreadable") == 1
+            assert made.reader.lag().traces == 0
+    finally:
+        made.store.close(4)
+
+
+async def test_a_log_that_cannot_be_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from otlp_arrow.sinks import forwarder
+
+    monkeypatch.setattr(forwarder, "_READ_RETRY_S", 0.01)
+    made = Bench(tmp_path, Scripted())
+    made.store.open()
+    read_at, errors = made.store.disk.read_at, [OSError(5, "Input/output error")] * 2
+
+    def failing(*arguments: Any) -> bytes:
+        if errors:
+            raise errors.pop()
+        return read_at(*arguments)
+
+    monkeypatch.setattr(made.store.disk, "read_at", failing)
+    made.append(spans(1))
+    made.reader._tail._max_bytes = 0
+    made.reader._tail.note_position("nobody", 0)
+    try:
+        async with made.forwarder:
+            await made.settled()
+            assert made.sent() == 1
+    finally:
+        made.store.close(1)
+
+
+async def test_a_cursor_that_cannot_be_stored_is_logged_and_stored_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    from otlp_arrow.sinks import forwarder
+
+    monkeypatch.setattr(forwarder, "CURSOR_INTERVAL_S", 0.02)
+    async with bench(tmp_path, Scripted()) as b:
+        replace, errors = b.store.disk.replace, [OSError(28, "No space left on device")]
+
+        def failing(*arguments: Any) -> None:
+            if errors:
+                raise errors.pop()
+            replace(*arguments)
+
+        monkeypatch.setattr(b.store.disk, "replace", failing)
+        b.append(spans(1))
+        await b.until(lambda: b.reader.stored == 1)
+    assert "cannot store the cursor" in caplog.text
+
+
+async def test_a_task_that_dies_shows_in_health(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    async with bench(tmp_path, Scripted()) as b:
+        monkeypatch.setattr(b.reader, "fresh", lambda size: 1 / 0)
+        b.append(spans(1))
+        await b.until(lambda: b.forwarder.status().state == "degraded")
+        assert "died" in b.forwarder.status().reason
+        await b.forwarder.drain(5)  # does not wait for it
+
+
+async def test_permanent_refusals_end_and_are_counted(tmp_path: Path):
+    sink = Scripted(lambda n, batch: Permanent("never"))
+    async with bench(tmp_path, sink) as b:
+        b.append(spans(2), spans(3), rows=2)
+        await b.settled()
+        assert (b.sent(), b.failed()) == (0, 4)
+        b.forwarder.report()
+        assert b.meter.value(m.EXPORTER_QUEUE_SIZE, "there") == 0
+        assert b.meter.value(m.EXPORTER_LAG_SECONDS, "there") == 0

@@ -1,0 +1,108 @@
+"""The file operations that storage relies on: one suite for the real disk and for the faulty one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from otlp_arrow.storage.disk import Disk, SystemDisk
+from otlp_arrow.testing.faulty_disk import FaultyDisk
+
+
+@pytest.fixture(params=["system", "faulty"])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Disk:
+    return SystemDisk() if request.param == "system" else FaultyDisk(tmp_path)
+
+
+def test_a_file_grows_by_appending_and_shrinks_by_truncating(disk: Disk, tmp_path: Path):
+    file = disk.create(tmp_path / "f")
+    assert file.append([b"abc", bytearray(b"def"), memoryview(b"ghi")]) == 9
+    file.truncate(4)
+    assert file.append([b"X"]) == 1
+    assert file.size == 5
+    file.sync()
+    file.close()
+    file.close()
+    assert disk.read(tmp_path / "f") == b"abcdX"
+    again = disk.open(tmp_path / "f")
+    assert again.size == 5
+    again.append([b"!"])
+    again.close()
+    assert bytes(disk.map(tmp_path / "f")) == b"abcdX!"
+    assert disk.read_at(tmp_path / "f", 2, 3) == b"cdX"
+    assert disk.read_at(tmp_path / "f", 4, 30) == b"X!"
+
+
+def test_more_buffers_than_one_system_call_takes_are_written_in_order(disk: Disk, tmp_path: Path):
+    file = disk.create(tmp_path / "f")
+    buffers = [bytes([n % 251]) for n in range(3_000)]
+    assert file.append(buffers) == 3_000
+    file.close()
+    assert disk.read(tmp_path / "f") == b"".join(buffers)
+
+
+def test_a_name_is_created_once(disk: Disk, tmp_path: Path):
+    disk.create(tmp_path / "f").close()
+    with pytest.raises(FileExistsError):
+        disk.create(tmp_path / "f")
+    with pytest.raises(FileNotFoundError):
+        disk.open(tmp_path / "g")
+    with pytest.raises(FileNotFoundError):
+        disk.read(tmp_path / "g")
+
+
+def test_a_file_is_replaced_as_a_whole(disk: Disk, tmp_path: Path):
+    for content in (b"old", b"new and longer", b""):
+        disk.replace(tmp_path / "f", content)
+        assert disk.read(tmp_path / "f") == content
+    assert bytes(disk.map(tmp_path / "f")) == b""
+    (tmp_path / "f.tmp").write_bytes(b"left by a crash")
+    if isinstance(disk, FaultyDisk):
+        disk = FaultyDisk(tmp_path)
+    disk.replace(tmp_path / "f", b"newer")
+    assert [path.name for path in disk.list(tmp_path)] == ["f"]
+
+
+def test_files_are_listed_by_name_renamed_and_deleted(disk: Disk, tmp_path: Path):
+    disk.make_directory(tmp_path / "d" / "e")
+    disk.make_directory(tmp_path / "d" / "e")
+    for name in ("b", "a", "c"):
+        disk.create(tmp_path / "d" / name).close()
+    assert [path.name for path in disk.list(tmp_path / "d")] == ["a", "b", "c"]
+    disk.rename(tmp_path / "d" / "a", tmp_path / "z")
+    disk.delete(tmp_path / "d" / "b")
+    disk.delete(tmp_path / "d" / "b")
+    disk.sync_directory(tmp_path / "d")
+    assert [path.name for path in disk.list(tmp_path / "d")] == ["c"]
+    assert disk.free_bytes(tmp_path) > 0
+
+
+def test_a_short_write_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    original = os.writev
+
+    def short(descriptor: int, buffers: list[bytes]) -> int:
+        whole = b"".join(buffers)
+        return original(descriptor, [whole[: max(1, len(whole) // 2)]])
+
+    monkeypatch.setattr(os, "writev", short)
+    file = SystemDisk().create(tmp_path / "f")
+    assert file.append([b"abcdefg", b"", b"hij"]) == 10
+    assert (tmp_path / "f").read_bytes() == b"abcdefghij"
+
+
+def test_a_system_without_vectored_writes_writes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(os, "writev")
+    file = SystemDisk().create(tmp_path / "f")
+    assert file.append([b"abc", b"def"]) == 6
+    assert (tmp_path / "f").read_bytes() == b"abcdef"
+
+
+def test_new_directories_are_synced_into_their_parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[Path] = []
+    disk = SystemDisk()
+    monkeypatch.setattr(disk, "sync_directory", synced.append)
+    disk.make_directory(tmp_path / "a" / "b")
+    disk.make_directory(tmp_path / "a" / "b")
+    assert sorted(synced) == [tmp_path, tmp_path / "a"]
