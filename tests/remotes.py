@@ -29,7 +29,6 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from otlp_arrow import codec
 from otlp_arrow.model import Signal
-from otlp_arrow.sinks.flight import METHOD as DO_PUT
 from otlp_arrow.sinks.otlp_grpc import METHODS
 
 _span_numbers = count(1)
@@ -246,7 +245,7 @@ class FlightServer(GrpcServer):
         self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
         handler = grpc.stream_stream_rpc_method_handler(self._do_put)
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(DO_PUT.split("/")[1], {"DoPut": handler}),)
+            (grpc.method_handlers_generic_handler("arrow.flight.protocol.FlightService", {"DoPut": handler}),)
         )
         port = (
             self._server.add_secure_port("127.0.0.1:0", self.credentials)

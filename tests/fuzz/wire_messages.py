@@ -45,7 +45,7 @@ _INTEGERS = [0, 1, 2, 3, 5, 127, 128, 300, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2
 
 
 class Writer:
-    """Writes messages by their descriptors. ``oddity`` is how often (0 to 1) a field is not as a sender would have it."""
+    """Writes messages by their descriptors. ``oddity``: how often (0 to 1) a field is not as a sender has it."""
 
     def __init__(self, rng: random.Random, oddity: float = 0.03, malformed: float = 0.0) -> None:
         self._rng = rng
@@ -172,7 +172,7 @@ def requests(signal: Signal, count: int, seed: int) -> Iterator[bytes]:
 
 
 def shortened(signal: Signal, request: bytes) -> list[bytes]:
-    """A request cut into small ones of a few records, so that one wrong byte does not spoil hundreds of good records."""
+    """A request cut into small ones of a few records, so that one wrong byte does not spoil hundreds of others."""
     pieces = []
     whole = REQUESTS[signal].FromString(request)
     (groups,) = (field.name for field in whole.DESCRIPTOR.fields)

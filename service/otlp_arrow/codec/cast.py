@@ -68,7 +68,7 @@ class Caster:
         except pa.ArrowInvalid as error:
             raise Rejected(f"the batch is damaged: {error}") from error
         if not batch.num_rows:
-            return batch if self._exact else _no_rows(self._target)
+            return batch if self._exact else no_rows(self._target)
         taken: dict[str, pa.Array] = {}
         for position, field, node in self._columns:
             if position is None or (node is None and self._exact):
@@ -101,7 +101,8 @@ def conform(signal: Signal, batch: pa.RecordBatch) -> pa.RecordBatch:
     return Caster(signal, batch.schema).cast(batch)
 
 
-def _no_rows(schema: pa.Schema) -> pa.RecordBatch:
+def no_rows(schema: pa.Schema) -> pa.RecordBatch:
+    """A batch without rows."""
     return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 

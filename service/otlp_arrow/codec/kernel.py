@@ -142,4 +142,3 @@ class _Assembly:
             return None
         shared = pa.foreign_buffer(*memory, base=self._builder)
         return pa.py_buffer(shared.to_pybytes()) if copy else shared
-

@@ -15,7 +15,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -37,6 +36,7 @@ from otlp_arrow.model.meter import Meter, NullMeter
 from otlp_arrow.model.status import PartStatus, State
 from otlp_arrow.pipeline.intake import Ack, Intake
 from otlp_arrow.pipeline.memory import release_unused_memory
+from otlp_arrow.pipeline.worker import Worker
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.gathering import BuilderPool, Chunk
 from otlp_arrow.storage.replay import Replayed, replay
@@ -74,8 +74,8 @@ class Pipeline:
         self.store = Store(settings.storage, disk=disk)
         self._meter = meter or NullMeter()
         self._pools = {signal: BuilderPool(signal) for signal in Signal}
-        self._commits = ThreadPoolExecutor(1, thread_name_prefix="otlp-commit")
-        self._writes = ThreadPoolExecutor(1, thread_name_prefix="otlp-write")
+        self._commits = Worker("otlp-commit")
+        self._writes = Worker("otlp-write")
         self._queue: asyncio.Queue[Chunk | None] = asyncio.Queue()  # bounded in bytes by the intake's admission
         self._unstored: deque[Chunk] = deque()  # in the queue or being written, oldest first
         self._all_stored = asyncio.Event()
@@ -122,6 +122,7 @@ class Pipeline:
             make_room=self.store.make_room,
             **self.settings.intake_options,
         )
+        self._commits.start()
         self._commit_task = self._start(self._intake.run(), "commit")
         self._write_task = self._start(self._write_chunks(), "write")
         self._start(self._keep_house(), "housekeeping")

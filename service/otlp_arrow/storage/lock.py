@@ -15,11 +15,18 @@ if sys.platform == "win32":
 
     def _lock(descriptor: int) -> None:
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+    def _unlock(descriptor: int) -> None:
+        """Closing is enough."""
 else:
     import fcntl
 
     def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _unlock(descriptor: int) -> None:
+        """A child that was forked meanwhile has the descriptor too, and with it the lock until it ends."""
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 class DirectoryLock:
@@ -52,6 +59,7 @@ class DirectoryLock:
     def release(self) -> None:
         """Let go; idempotent."""
         if self._descriptor >= 0:
+            _unlock(self._descriptor)
             os.close(self._descriptor)
             self._descriptor = -1
 

@@ -1,6 +1,9 @@
-"""The Flight messages that are written by hand, against pyarrow's own server."""
+"""The Flight sink against pyarrow's own server, as anybody would write one."""
 
 from __future__ import annotations
+
+import asyncio
+import threading
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -10,9 +13,9 @@ from otlp_arrow import codec
 from otlp_arrow.model import Signal
 from otlp_arrow.sinks.convert import arrow_batch
 from otlp_arrow.sinks.destination import Destination
-from otlp_arrow.sinks.flight import FlightSink, _app_metadata, encode_put
+from otlp_arrow.sinks.flight import FlightSink
 from otlp_arrow.sinks.sink import DeliveryResult, Permanent, Transient
-from remotes import spans
+from remotes import spans, until
 from samples import Sample
 
 
@@ -74,15 +77,27 @@ async def test_errors_of_a_stock_server_are_told_apart(error: Exception, kind: t
         await put(server, Signal.TRACES, spans(1))
 
 
-def test_long_answers_have_long_prefixes():
-    answer = b'{"message": "' + b"x" * 300 + b'"}'
-    wire = b"\x0a" + bytes([len(answer) & 0x7F | 0x80, len(answer) >> 7]) + answer
-    assert _app_metadata(wire) == answer
-    assert _app_metadata(b"") == b""
-    assert _app_metadata(b"\x12\x01x") == b""
+async def test_a_call_that_hangs_holds_up_neither_the_others_nor_the_end():
+    release = threading.Event()
 
+    class Hanging(Stock):
+        def do_put(self, context, descriptor, reader, writer) -> None:
+            if len(self.taken) == 0:
+                self.taken.append(([], reader.read_all()))
+                release.wait(30)
+            else:
+                super().do_put(context, descriptor, reader, writer)
 
-def test_the_schema_comes_first_and_only_it_names_the_signal():
-    messages = encode_put(Signal.TRACES, codec.decode(Signal.TRACES, spans(3)))
-    assert b"traces" in messages[0][:16]
-    assert all(message[:1] != b"\x0a" for message in messages[1:])
+    with Hanging(b"{}") as server:
+        there = Destination("d", f"http://127.0.0.1:{server.port}", "arrow_flight", timeout_s=30)
+        batch = arrow_batch(Signal.TRACES, codec.decode(Signal.TRACES, spans(1)))
+        async with FlightSink(there) as sink:
+            hanging = asyncio.create_task(sink.send(batch))
+            await until(lambda: server.taken)
+            assert await sink.send(batch) == DeliveryResult()
+            hanging.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await hanging
+            assert await sink.send(batch) == DeliveryResult()
+        release.set()
+        await until(lambda: not any(t.name.startswith("otlp-flight-d") for t in threading.enumerate()))

@@ -1,0 +1,179 @@
+"""The power goes before every single operation on the disk, in work and in recovery: what was acknowledged is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import shutil
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otlp_arrow.model import Busy, Signal
+from otlp_arrow.pipeline import Ack, Pipeline, PipelineSettings
+from otlp_arrow.storage.store import StorageSettings
+from otlp_arrow.testing.faulty_disk import FaultyDisk, PowerCut
+from records import Ids, batch, stored
+
+TRACES, METRICS, LOGS = Signal
+
+# What may be left of bytes and names that were not synced: nothing, something, the sizes only, everything.
+SURVIVALS: list[dict[str, Any]] = [
+    {},
+    {"torn_bytes": 37},
+    {"torn_bytes": 5, "zeros": True, "names": True},
+    {"torn_bytes": 1 << 20, "names": True},
+]
+
+
+@dataclass
+class Story:
+    """A directory's life: processes that follow one another on one disk, and what they promised."""
+
+    root: Path
+    disk: FaultyDisk
+    sent: set[tuple[Signal, int]] = field(default_factory=set)
+    acknowledged: set[tuple[Signal, int]] = field(default_factory=set)
+    may_expire: set[tuple[Signal, int]] = field(default_factory=set)
+    numbers: Iterable[int] = field(default_factory=lambda: itertools.count(1))
+
+    @contextlib.asynccontextmanager
+    async def process(self, **storage: Any) -> AsyncIterator[Pipeline]:
+        """One process; when the power goes it is gone, and nothing it still tries reaches the disk."""
+        chosen: dict[str, Any] = {"wal_file_bytes": 500, "max_file_size": 16_000, **storage}
+        settings = PipelineSettings(
+            StorageSettings(self.root, **chosen),
+            write_interval_secs=3600,
+            max_batch_rows=4,
+            shutdown_timeout_secs=10,
+            ack=Ack.FSYNC,
+        )
+        pipeline = Pipeline(settings, disk=self.disk)
+        try:
+            async with pipeline:
+                yield pipeline
+        finally:
+            pipeline.store._lock.release()
+
+    async def send(self, pipeline: Pipeline, signal: Signal, count: int = 1) -> None:
+        """A request of some records; what is acknowledged is noted."""
+        records = {(signal, next(self.numbers)) for _ in range(count)}  # type: ignore[call-overload]
+        self.sent |= records
+        with contextlib.suppress(Busy):  # the dead process answers nothing; ours says that it stops
+            await pipeline.intake.accept(batch(signal, sorted(number for _, number in records)))
+            self.acknowledged |= records
+
+    async def work(self) -> None:
+        """Requests of three signals, flushes, rotation of both kinds of files, a stop and a start."""
+        async with self.process() as pipeline:
+            await self.send(pipeline, LOGS, 2)
+            await self.send(pipeline, TRACES)
+            await asyncio.gather(*(self.send(pipeline, signal) for signal in Signal))
+            await pipeline.flush()
+            await self.send(pipeline, METRICS, 5)
+            await self.send(pipeline, LOGS)
+            await pipeline.flush()
+            await self.send(pipeline, LOGS, 3)
+            await pipeline.keep_house()
+        async with self.process() as pipeline:
+            await self.send(pipeline, TRACES, 2)
+            await self.send(pipeline, LOGS)
+            await pipeline.flush()
+            await self.send(pipeline, TRACES)
+
+    async def work_and_expire(self) -> None:
+        """Every closed segment goes as soon as possible; at the end the log holds frames above all of them."""
+        async with self.process(max_file_size=1, max_disk_bytes=1) as pipeline:
+            for _ in range(2):
+                await self.send(pipeline, LOGS, 2)
+                await self.send(pipeline, TRACES)
+                await pipeline.flush()
+                self.may_expire |= self.sent
+                await pipeline.keep_house()
+            await self.send(pipeline, LOGS)
+
+    async def live_until_the_power_goes(self, story: str) -> bool:
+        """Whether it went."""
+        try:
+            await getattr(self, story)()
+        except PowerCut:
+            return True
+        # The last operations of a stop may fail without anybody left to tell.
+        return self.disk._dead
+
+    def check(self, at: object) -> None:
+        """Acknowledged once, refused or unknown at most once, nothing else, and everything readable."""
+        found: Ids = stored(self.root)
+        doubled = [record for record, times in found.items() if times > 1]
+        assert not doubled, (at, "doubled", doubled)
+        missing = self.acknowledged - self.may_expire - found.keys()
+        assert not missing, (at, "missing", missing)
+        spurious = found.keys() - self.sent
+        assert not spurious, (at, "spurious", spurious)
+
+
+def new_story(root: Path) -> Story:
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    return Story(root, FaultyDisk(root))
+
+
+async def operations_of(story: str, root: Path) -> int:
+    undisturbed = new_story(root)
+    assert not await undisturbed.live_until_the_power_goes(story)
+    undisturbed.check("no cut")
+    assert undisturbed.acknowledged == undisturbed.sent
+    return len(undisturbed.disk.operations)
+
+
+async def crash_before(operation: int, story: str, root: Path, survival: dict[str, Any]) -> Story:
+    """The story up to there, and what the power cut left."""
+    told = new_story(root)
+    told.disk.cut_power_before(operation)
+    assert await told.live_until_the_power_goes(story), operation
+    told.disk.crash(**survival)
+    return told
+
+
+@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("story", ["work", "work_and_expire"])
+async def test_a_power_cut_before_any_operation_loses_nothing_acknowledged_and_doubles_nothing(
+    tmp_path: Path, story: str, every: int
+):
+    count = await operations_of(story, tmp_path / "d")
+    assert count > 50
+    for operation, (number, survival) in itertools.product(range(count), enumerate(SURVIVALS)):
+        if (operation + number) % every == 0:
+            told = await crash_before(operation, story, tmp_path / "d", survival)
+            async with told.process() as pipeline:
+                await told.send(pipeline, LOGS)
+            told.check((operation, survival))
+
+
+@pytest.mark.parametrize("every", [53, pytest.param(1, marks=pytest.mark.soak)])
+async def test_a_power_cut_in_the_recovery_from_a_power_cut_loses_nothing_either(tmp_path: Path, every: int):
+    count = await operations_of("work", tmp_path / "d")
+    points = itertools.count()
+    for operation, survival in itertools.product(range(0, count, 3), SURVIVALS):
+        for again in itertools.count():
+            if next(points) % every:
+                continue
+            told = await crash_before(operation, "work", tmp_path / "d", survival)
+            told.disk.cut_power_before(again)
+            try:
+                async with told.process():
+                    pass
+                if not told.disk._dead:
+                    break
+            except PowerCut:
+                pass
+            told.disk.crash(**survival)
+            async with told.process() as pipeline:
+                await told.send(pipeline, LOGS)
+            told.check((operation, survival, again))
+            if again > 60:
+                break

@@ -1,0 +1,93 @@
+"""A stream of Arrow messages from a stranger: whatever is in it, rows that the codec can encode, or a refusal."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from arrow_forms import batch_of, foreign, with_column
+from otlp_arrow import codec
+from otlp_arrow.model import Rejected, Signal, TooLarge
+from otlp_arrow.receivers.flight_ingest import IncomingStream
+from otlp_arrow.storage.gathering import columns_of_frame
+from otlp_arrow.storage.ipc import Message, walk
+from strategies import rows
+
+LIMIT = 2**26
+SMALL = {signal: batch_of(signal).slice(0, 4) for signal in Signal}
+
+
+def messages(batch: pa.RecordBatch, compression: str | None = None) -> list[tuple[bytes, bytes]]:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_batch(batch)
+    stream = sink.getvalue().to_pybytes()
+    return [(stream[m.start + 8 : m.body], stream[m.body : m.end]) for m in walk(stream) if isinstance(m, Message)]
+
+
+def taken(signal: Signal, sent: list[tuple[bytes, bytes]]) -> list[tuple[bytes, pa.RecordBatch]]:
+    stream = IncomingStream(signal, sent[0][0], LIMIT)
+    found = [stream.take(header, body) for header, body in sent[1:]]
+    return [batch for batch in found if batch is not None]
+
+
+@pytest.mark.parametrize("signal", Signal)
+@pytest.mark.parametrize("compression", [None, "zstd"])
+def test_the_bytes_for_the_log_hold_the_same_rows_as_the_columns(signal: Signal, compression: str | None):
+    batch = batch_of(signal)
+    for sent in (batch, foreign(batch)):
+        ((payload, columns),) = taken(signal, messages(sent, compression))
+        assert rows(columns) == rows(batch)
+        assert rows(columns_of_frame(signal, payload)) == rows(batch)
+
+
+def test_a_batch_that_needs_no_change_is_kept_as_it_came_and_not_copied():
+    ((header, body), *_, (_, sent)) = messages(batch_of(Signal.LOGS))
+    ((payload, columns),) = taken(Signal.LOGS, messages(batch_of(Signal.LOGS)))
+    assert header in payload
+    assert sent in payload
+    where = pa.py_buffer(payload)
+    values = columns.column("severity_number").buffers()[1]
+    assert where.address <= values.address < where.address + len(payload)
+    assert body == b""
+
+
+def test_dictionaries_count_towards_the_limit_together_with_the_batch():
+    batch = batch_of(Signal.LOGS)
+    word = pa.DictionaryArray.from_arrays(pa.array([0] * batch.num_rows, pa.int32()), ["x" * 5_000])
+    batch = with_column(with_column(batch, "severity_text", word), "event_name", word)
+    sent = messages(batch)
+    sizes = sum(len(body) for _, body in sent)
+    stream = IncomingStream(Signal.LOGS, sent[0][0], sizes - 5_000)
+    for header, body in sent[1:-1]:
+        stream.take(header, body)
+    with pytest.raises(TooLarge, match="a batch and its dictionaries take"):
+        stream.take(*sent[-1])
+    assert stream.dictionary_bytes > 10_000
+
+
+@settings(max_examples=150)
+@given(data=st.data())
+def test_damage_is_refused_or_harmless(data: st.DataObject):
+    signal = data.draw(st.sampled_from(list(Signal)))
+    batch = SMALL[signal]
+    form = data.draw(st.sampled_from(["plain", "foreign", "lz4"]))
+    sent = messages(foreign(batch) if form == "foreign" else batch, "lz4" if form == "lz4" else None)
+    index = data.draw(st.integers(0, len(sent) - 1))
+    part = data.draw(st.integers(0, 1))
+    damaged = [list(message) for message in sent]
+    target = bytearray(damaged[index][part])
+    for _ in range(data.draw(st.integers(1, 3)) if target else 0):
+        target[data.draw(st.integers(0, len(target) - 1))] = data.draw(
+            st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255)
+        )
+    damaged[index][part] = bytes(target)
+    try:
+        found = taken(signal, [(header, body) for header, body in damaged])
+    except Rejected:
+        return
+    for payload, columns in found:
+        codec.encode(signal, columns)
+        assert rows(columns_of_frame(signal, payload)) == rows(columns)
