@@ -21,8 +21,8 @@ class Collector:
     port only if ``admin`` is true. Leaving refuses, drains, and closes the files.
 
     Opening raises ``OtlpConfigError``, ``OtlpServerError`` (a port) or ``OtlpIOError`` (the output directory; one
-    process at a time). Every ``export_…`` raises ``Rejected`` or ``TooLarge`` (change the data), ``Busy`` (try again after
-    ``retry_after_s``), ``Closed`` (it is stopping), all of them ``OtlpExportError``, or ``TypeError``.
+    process at a time). Every ``export_…`` raises ``Rejected`` or ``TooLarge`` (change the data), ``Busy`` (try again
+    after ``retry_after_s``), ``Closed`` (it is stopping), all of them ``OtlpExportError``, or ``TypeError``.
     """
 
     def __init__(self, settings: Settings | None = None, *, admin: bool = False) -> None:

@@ -59,7 +59,7 @@ class LoopThread(Generic[P]):
         """Close the part and end the thread; whether it did in time. Idempotent. Raises what closing raised."""
         with self._lock:
             if not self._ended:
-                self._loop.call_soon_threadsafe(self._stop.set)
+                self._loop.call_soon_threadsafe(self._ask_to_stop)
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
         error, self._error = self._error, None
@@ -67,10 +67,17 @@ class LoopThread(Generic[P]):
             raise error
         return not self._thread.is_alive()
 
+    def _ask_to_stop(self) -> None:
+        if self._opened.done():
+            self._stop.set()
+        else:
+            self._life.cancel()
+
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
+        self._life = self._loop.create_task(self._live())
         try:
-            self._loop.run_until_complete(self._live())
+            self._loop.run_until_complete(asyncio.wait([self._life]))
         finally:
             with self._lock:
                 self._ended = True
@@ -79,24 +86,17 @@ class LoopThread(Generic[P]):
             self._loop.close()
 
     async def _live(self) -> None:
-        opening = asyncio.ensure_future(self._part.__aenter__())
-        stopping = asyncio.ensure_future(self._stop.wait())
-        await asyncio.wait([opening, stopping], return_when=asyncio.FIRST_COMPLETED)
-        if not opening.done():  # nobody waits for it any more
-            opening.cancel()
-            await asyncio.wait([opening])
-        if opening.cancelled():
-            self._opened.cancel()
-            return
-        if (error := opening.exception()) is not None:
-            self._opened.set_exception(error)
-            return
-        self._opened.set_result(opening.result())
         try:
-            await stopping
-            await self._part.__aexit__(None, None, None)
-        except Exception as error:
-            self._error = error
+            async with self._part as opened:
+                self._opened.set_result(opened)
+                await self._stop.wait()
+        except asyncio.CancelledError:
+            self._opened.cancel()
+        except BaseException as error:
+            if self._opened.done():
+                self._error = error
+            else:
+                self._opened.set_exception(error)
 
 
 async def _cancel_everything() -> None:

@@ -75,6 +75,7 @@ include "kernel_parts/encode.pxi"
 include "kernel_parts/encode_traces.pxi"
 include "kernel_parts/encode_metrics.pxi"
 include "kernel_parts/encode_logs.pxi"
+include "kernel_parts/bounds.pxi"
 
 if limits.MAX_MESSAGE_DEPTH != MAX_MESSAGE_DEPTH or limits.MAX_REJECTION_REASONS > MAX_REASONS:
     raise ImportError("the compiled kernel was built for other limits than model/limits.py has now; build it again")

@@ -23,8 +23,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn, Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from otlp_arrow.codec.lazy_compute import pc
 from otlp_arrow.codec.origin import SERVICE_NAME
 from otlp_arrow.codec.rejection import SPAN_ID_BYTES, TRACE_ID_BYTES
 from otlp_arrow.codec.schema import BYTES, KEYWORD, MAP, SCHEMAS, SLICE, STR, TIME, VALUE

@@ -158,6 +158,9 @@ MAX_TICKET_BYTES = 64 * KIB
 FLIGHT_WAIT_S = 30.0
 """A reader waits so long for a snapshot, a place or a flush; then it is told to come back."""
 
+CALL_TIMEOUT_S = 30.0
+"""A call of the library waits so long; above ``ACK_TIMEOUT_S``, so that the disk is blamed first."""
+
 DOOR_GRACE_S = 5
 """Requests in flight get this long when a door closes; each only waits for one group commit."""
 
@@ -216,3 +219,4 @@ assert MAX_GROUP_BYTES <= MAX_REPEATED_BYTES
 # Offsets of one Arrow batch are signed 32 bit: a sealed builder plus one request must stay below.
 assert SEAL_BYTES + MAX_REPEATED_BYTES + MAX_GROUP_BYTES + MAX_REQUEST_BYTES * 4 < 2**31
 assert DOOR_GRACE_S < SHUTDOWN_TIMEOUT_S
+assert ACK_TIMEOUT_S < CALL_TIMEOUT_S

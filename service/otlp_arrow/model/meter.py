@@ -112,8 +112,11 @@ QUARANTINED = Metric(
 TORN_TAILS = Metric(
     "otlp_arrow_torn_tails", "counter", "Unfinished writes cut off at start; never acknowledged.", ("kind",)
 )
-MISSING_FRAMES = Metric("otlp_arrow_missing_frames", "counter",
-                        "WAL frames that should be there at start and are not: a file was deleted by hand.")
+MISSING_FRAMES = Metric(
+    "otlp_arrow_missing_frames",
+    "counter",
+    "WAL frames that should be there at start and are not: a file was deleted by hand.",
+)
 BUFFER_BYTES = Metric(
     "otlp_arrow_buffer_bytes", "gauge", "Memory held by requests and rows that are not in a segment yet."
 )

@@ -296,7 +296,8 @@ class Pipeline:
         await self._intake.seal_accepted()
         stored = asyncio.create_task(self._all_stored.wait(), name="otlp-flush")
         try:
-            await asyncio.wait([stored, self.failure], return_when=asyncio.FIRST_COMPLETED)
+            either: list[asyncio.Future[Any]] = [stored, self.failure]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not stored.done():
                 self.failure.result()
         finally:

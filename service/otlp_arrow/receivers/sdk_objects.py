@@ -1,8 +1,8 @@
 """What OpenTelemetry's SDK hands to exporters, as OTLP requests.
 
 The SDK's own encoder does the work. What it leaves out is put in here: the trace flags of spans and links and the
-trace state of links, the start of a gauge's points, the offset of empty buckets, and groups beyond the first of the same
-resource and scope. The SDK is an extra: it is imported when the first object comes.
+trace state of links, the start of a gauge's points, the offset of empty buckets, and of several groups with the
+same resource and scope all but one. The SDK is an extra: it is imported when the first object comes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ def trace_request(spans: Iterable[ReadableSpan]) -> ExportTraceServiceRequest:
     encode = _encoder("trace_encoder", "encode_spans")
     groups: dict[Any, list[ReadableSpan]] = {}
     for span in spans:
+        if not hasattr(span, "get_span_context"):
+            raise TypeError(f"{type(span).__name__} is no span of the SDK")
         groups.setdefault((span.resource, span.instrumentation_scope), []).append(span)
-    request = encode([])
+    request: ExportTraceServiceRequest = encode([])
     for group in groups.values():
         encoded = _encoded(encode, group)
         for message, span in zip(encoded.resource_spans[0].scope_spans[0].spans, group, strict=True):
-            message.flags |= span.get_span_context().trace_flags & _TRACE_FLAGS
+            message.flags |= span.context.trace_flags & _TRACE_FLAGS
             for link_message, link in zip(message.links, span.links, strict=True):
                 link_message.flags |= link.context.trace_flags & _TRACE_FLAGS
                 if link.context.trace_state:
@@ -47,7 +49,9 @@ def metrics_request(data: MetricsData) -> ExportMetricsServiceRequest:
     encode = _encoder("metrics_encoder", "encode_metrics")
     from opentelemetry.sdk.metrics.export import MetricsData, ResourceMetrics
 
-    request = encode(MetricsData([]))
+    if not isinstance(data, MetricsData):
+        raise TypeError(f"{type(data).__name__} is no MetricsData of the SDK")
+    request: ExportMetricsServiceRequest = encode(MetricsData([]))
     for resource in data.resource_metrics:
         for scope in resource.scope_metrics:
             alone = MetricsData([ResourceMetrics(resource.resource, [scope], resource.schema_url)])

@@ -141,7 +141,6 @@ class BuilderPool:
         self._spare.clear()
 
 
-
 def columns_of_frame(signal: Signal, payload: bytes) -> pa.RecordBatch:
     """The rows of an Arrow frame as one batch. Raises ``Rejected``."""
     try:

@@ -27,6 +27,7 @@ class Readers:
         self._quarantine = quarantine
         self._readers: dict[str, WalReader] = {}
         self._loaded: dict[str, int | None] = {}
+        self.damaged_cursors = 0
 
     def register(self, name: str, max_backlog_bytes: int) -> WalReader:
         """A reader of this name; what it confirmed before is in ``state/``."""
@@ -52,6 +53,7 @@ class Readers:
         try:
             return decode_position(path, self._disk.read(path))
         except Corrupt as error:
+            self.damaged_cursors += 1
             self._quarantine.move(path, error.reason)
             return None
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from otlp_arrow.codec.lazy_compute import pc
 from otlp_arrow.codec.schema import TIME, TIME_COLUMN
 from otlp_arrow.model import Corrupt, Signal
 from otlp_arrow.storage.catalog import Segment

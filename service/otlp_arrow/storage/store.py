@@ -14,9 +14,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from otlp_arrow.codec.schema import SCHEMA_VERSION, SCHEMAS, TIME_COLUMN
+from otlp_arrow.codec.schema import SCHEMA_VERSION, SCHEMAS
+from otlp_arrow.codec.time_bounds import time_bounds
 from otlp_arrow.model import Corrupt, OtlpIOError, Signal
 from otlp_arrow.model.limits import GIB, MIB, WAL_FILE_BYTES
 from otlp_arrow.storage.catalog import Catalog, Segment, new_segment, segment_of
@@ -112,6 +112,7 @@ class Store:
             findings = Findings()
             self._load_cursor(findings)
             forwarded = self.readers.load()
+            findings.damaged_cursors += self.readers.damaged_cursors
             readings = {signal: self._read_segments(signal) for signal in Signal}
             for signal in Signal:
                 self._watermarks[signal] = _watermark(readings[signal], self._cursor[signal])
@@ -258,7 +259,7 @@ class Store:
         Raises ``OSError`` and leaves nothing of the batch in a segment if the disk refuses; the same
         batch may be written again.
         """
-        time_min, time_max = _time_range(signal, batch)
+        time_min, time_max = time_bounds(signal, batch) or (None, None)
         unit = UnitRange(wal_first, wal_last, batch.num_rows, time_min, time_max)
         file = self._files.get(signal) or self._open_segment(signal)
         good_size = file.size
@@ -432,11 +433,3 @@ def _doubtful(readings: Iterable[Reading]) -> Reading | None:
         newest = max(ordered, key=lambda r: r.wal_last)
         deciding[newest.path] = newest
     return next((r for r in deciding.values() if not r.verified), None)
-
-
-def _time_range(signal: Signal, batch: pa.RecordBatch) -> tuple[int | None, int | None]:
-    column = batch.column(TIME_COLUMN[signal])
-    if signal is Signal.LOGS:
-        column = pc.coalesce(column, batch.column("observed_time_unix_nano"))
-    found = pc.min_max(column)
-    return found["min"].value, found["max"].value

@@ -117,6 +117,46 @@ def test_a_snapshot_outlives_the_builder_and_a_finished_batch_shares_its_memory(
     assert snapshot.equals(expected)
 
 
+def test_what_a_value_does_not_have_is_zero_underneath_and_not_what_stood_there_before() -> None:
+    """Otherwise a file would show, to who looks, what another sender's attributes were."""
+    request = wire_messages.REQUESTS[Signal.LOGS]()
+    records = request.resource_logs.add().scope_logs.add().log_records
+    for number in range(1, 500):
+        attributes = records.add().attributes
+        attributes.add(key="int").value.int_value = number
+        attributes.add(key="double").value.double_value = number
+        attributes.add(key="bytes").value.bytes_value = b"x" * (number % 3)
+    full = request.SerializeToString()
+    for record in records:
+        for attribute in record.attributes:
+            attribute.value.string_value = "text"
+    builder = kernel.KernelBuilder(Signal.LOGS)
+    for forget in (builder.clear, lambda: builder.truncate(0), lambda: builder.append([full + b"\xff"])):
+        builder.append([full])
+        forget()
+        builder.truncate(0)
+        builder.append([request.SerializeToString()])
+        values = builder.finish().column("attributes").items
+        for child, buffer in (("int", 1), ("double", 1), ("bytes", 1)):
+            assert not any(values.field(child).buffers()[buffer].to_pybytes())
+        builder.truncate(0)
+
+
+def test_batches_of_one_builder_in_one_stream_keep_their_own_words() -> None:
+    """A stream's writer compares each dictionary with that of the batch before, which must not have changed."""
+    payloads = _recorded(Signal.METRICS)
+    builder = kernel.KernelBuilder(Signal.METRICS)
+    sink, written = pa.BufferOutputStream(), []
+    with pa.ipc.new_stream(sink, builder.finish().schema) as writer:
+        for payload in payloads:
+            builder.append([payload])
+            writer.write_batch(builder.finish())
+            written.append(builder.snapshot())
+            builder.clear()
+    for read, expected in zip(pa.ipc.open_stream(sink.getvalue()), written, strict=True):
+        assert rows(read) == rows(expected)
+
+
 def test_a_finished_batch_keeps_its_builder() -> None:
     payload = _recorded(Signal.LOGS)[0]
     batch, _ = kernel.decode_with_outcome(Signal.LOGS, payload)

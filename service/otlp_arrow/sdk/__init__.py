@@ -1,0 +1,13 @@
+"""Floor 5: exporters for OpenTelemetry's SDK that write into this process's own store (extra ``sdk``).
+
+::
+
+    from otlp_arrow.sdk import ArrowSpanExporter
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(ArrowSpanExporter(output_dir="telemetry")))
+"""
+
+from otlp_arrow.sdk.exporters import ArrowLogExporter, ArrowMetricExporter, ArrowSpanExporter
+
+__all__ = ["ArrowLogExporter", "ArrowMetricExporter", "ArrowSpanExporter"]
