@@ -117,7 +117,7 @@ async def test_every_acknowledged_record_arrives_whatever_the_remote_does_and_ho
     kind: type[Server], tmp_path: Path
 ):
     async with kind() as server:
-        await go_through(server, tmp_path, down_s=0.7, kills=2, between_s=0.7)
+        await go_through(server, tmp_path, down_s=0.5, kills=1, between_s=0.6)
 
 
 @pytest.mark.soak

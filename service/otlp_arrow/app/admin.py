@@ -30,7 +30,14 @@ class AdminServer:
     """
 
     def __init__(
-        self, health: Health, meter: PrometheusMeter, *, host: str, port: int, tls: ssl.SSLContext | None = None
+        self,
+        health: Health,
+        meter: PrometheusMeter,
+        *,
+        host: str,
+        port: int,
+        tls: ssl.SSLContext | None = None,
+        api: web.Application | None = None,
     ) -> None:
         self._health = health
         self._meter = meter
@@ -48,7 +55,14 @@ class AdminServer:
                 web.get("/metrics", self._show_metrics),
             ]
         )
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=_CLOSE_TIMEOUT_S)
+        if api is not None:
+            application.add_subapp("/api/v1", api)
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            shutdown_timeout=_CLOSE_TIMEOUT_S,
+            handler_cancellation=True,  # a query ends when nobody waits for it any more
+        )
 
     async def __aenter__(self) -> AdminServer:
         sockets = bind(Place("the admin listener", self._host, self._port, "admin_port"))

@@ -11,6 +11,7 @@ from otlp_arrow.app.settings import Settings
 from otlp_arrow.app.wiring import Collector as OpenCollector
 from otlp_arrow.app.wiring import open_collector
 from otlp_arrow.model import Batch, Closed, Receipt, Signal, limits, meter
+from otlp_arrow.pipeline import Pipeline
 from otlp_arrow.receivers.inprocess import Exportable, InProcessDoor
 
 
@@ -85,6 +86,11 @@ class Collector:
         return await self._door.accept(batch)
 
     # -- the rest --------------------------------------------------------------------------------
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Storage and the way into it, for whoever reads what the collector holds."""
+        return self._opened.pipeline
 
     async def flush(self) -> None:
         """Everything exported before this call is in a synced segment when it returns."""

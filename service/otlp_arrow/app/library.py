@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import atexit
 import concurrent.futures
+import logging
 import os
-import weakref
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,7 @@ from otlp_arrow.app.loop_thread import LoopThread
 from otlp_arrow.app.settings import Settings
 from otlp_arrow.model import Busy, Closed, OtlpExportError, Receipt, Signal
 from otlp_arrow.model.limits import CALL_TIMEOUT_S, CLOSE_TIMEOUT_S, DOOR_GRACE_S
+from otlp_arrow.pipeline import Pipeline
 from otlp_arrow.receivers import sdk_objects
 from otlp_arrow.receivers.inprocess import Exportable
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadableLogRecord
     from opentelemetry.sdk.metrics.export import MetricsData
     from opentelemetry.sdk.trace import ReadableSpan
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -154,6 +157,7 @@ class OtlpLibrary:
         if self._forked:
             return True
         self._closed = True
+        _LIBRARIES.discard(self)
         if timeout_s is None:
             timeout_s = self.settings.shutdown_timeout_secs + DOOR_GRACE_S + CLOSE_TIMEOUT_S
         return self._thread.stop(timeout_s)
@@ -162,12 +166,18 @@ class OtlpLibrary:
         """``shutdown`` to be awaited."""
         return await asyncio.to_thread(self.shutdown, timeout_s)
 
+    @property
+    def pipeline(self) -> Pipeline:
+        """Storage and the way into it, for whoever reads what the library holds."""
+        self._require_open()
+        return self._collector.pipeline
+
     # -- inside ----------------------------------------------------------------------------------
 
     def _exporting(self, signal: Signal, exported: Any) -> concurrent.futures.Future[Receipt]:
         """Encode in the caller's thread, hand over to the loop's."""
         self._require_open()
-        batch = self._collector._prepare(signal, _as_request(signal, exported))
+        batch = self._collector._prepare(signal, as_request(signal, exported))
         return self._submit(lambda: self._collector._accept(batch))
 
     def _submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T]:
@@ -183,7 +193,7 @@ class OtlpLibrary:
     def _wait(self, future: concurrent.futures.Future[T], timeout_s: float = CALL_TIMEOUT_S) -> T:
         if self._thread.is_current:
             future.cancel()
-            raise OtlpExportError("called in the library's own event loop, which would wait for itself")
+            raise OtlpExportError("called in its own event loop, which would wait for itself")
         try:
             return future.result(timeout_s)
         except concurrent.futures.CancelledError:
@@ -207,7 +217,7 @@ def in_process_settings(output_dir: Path | str, **more: Any) -> Settings:
     return Settings(**{"output_dir": output_dir, "protocols": doors, **more})
 
 
-def _as_request(signal: Signal, exported: Any) -> Exportable:
+def as_request(signal: Signal, exported: Any) -> Exportable:
     """What ``Collector`` takes, from what ``OtlpLibrary`` takes beside it."""
     if isinstance(exported, bytes | bytearray | memoryview | pa.RecordBatch | pa.Table) or hasattr(
         exported, "DESCRIPTOR"
@@ -234,19 +244,24 @@ def _is_being_cancelled() -> bool:
 
 # -- the end of the process, and forks -----------------------------------------------------------
 
-_LIBRARIES: weakref.WeakSet[OtlpLibrary] = weakref.WeakSet()
+_LIBRARIES: set[OtlpLibrary] = set()
+"""Those that are open: held, so that one that nobody names any more is closed at the end all the same."""
 
 
 def _after_fork() -> None:
     """In the child: the threads did not come along, and the files are the parent's."""
     for library in _LIBRARIES:
         library._forked = True
+    _LIBRARIES.clear()
 
 
 def _at_exit() -> None:
     for library in list(_LIBRARIES):
-        if library._ends_with_process:
-            library.shutdown()
+        try:
+            if library._ends_with_process:
+                library.shutdown()
+        except Exception:
+            log.exception("%r could not be closed cleanly; the next start mends it", library)
 
 
 if hasattr(os, "register_at_fork"):

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Generic, TypeVar
 
 from otlp_arrow.model import Closed
+from otlp_arrow.model.limits import CLOSE_TIMEOUT_S
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class LoopThread(Generic[P]):
         try:
             return self._opened.result(timeout_s)
         except BaseException:
-            self.stop(0)
+            self.stop(CLOSE_TIMEOUT_S)
             raise
 
     def submit(self, work: Callable[[], Coroutine[Any, Any, T]]) -> concurrent.futures.Future[T]:

@@ -106,7 +106,13 @@ async def open_collector(
     async with AsyncExitStack() as parts:
         if admin:
             collector.admin = await parts.enter_async_context(
-                AdminServer(health, counter, host=settings.host, port=settings.admin_port, tls=admin_tls(settings))
+                AdminServer(
+                    health,
+                    counter,
+                    host=settings.host,
+                    port=settings.admin_port,
+                    tls=admin_tls(settings),
+                )
             )
         health.phase = Phase.RECOVERING
         try:

@@ -19,8 +19,8 @@ from otlp_arrow.model import Rejected, Signal, limits
 __all__ = ["KernelBuilder", "crc32", "decode_with_outcome", "encode"]
 
 TOO_LARGE_TO_HOLD = (
-    "request too large: with the rows that wait to be written a column would have more than "
-    f"{limits.MAX_COLUMN_OFFSET} bytes or members; send fewer records a request"
+    "request too large: with the rows that wait to be written its columns would pass "
+    f"{limits.MAX_HELD_BYTES} bytes, or one of them {limits.MAX_COLUMN_OFFSET} members; send fewer records a request"
 )
 
 _BUILDERS = {
@@ -51,7 +51,9 @@ class KernelBuilder:
         return self._builder.nbytes
 
     def append(self, payloads: Sequence[bytes]) -> list[Outcome]:
-        results = self._builder.append(payloads, limits.MAX_REPEATED_BYTES, limits.MAX_COLUMN_OFFSET)
+        results = self._builder.append(
+            payloads, limits.MAX_REPEATED_BYTES, limits.MAX_COLUMN_OFFSET, limits.MAX_HELD_BYTES
+        )
         return [_outcome(self._signal, *result) for result in results]
 
     def truncate(self, rows: int) -> None:

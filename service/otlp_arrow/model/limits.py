@@ -27,6 +27,11 @@ MAX_COLUMN_OFFSET = 2**31 - 2
 """Bytes of text, or members of lists, that one column of a batch may have: Arrow's offsets are signed
 32-bit numbers. A request that would pass it is refused whole."""
 
+MAX_HELD_BYTES = GIB
+"""Columns that the kernel gathers before a segment takes them. They are sealed at ``SEAL_BYTES``; this is for a
+request made to grow: two bytes of an empty attribute are 33 in a row, so that ``MAX_REPEATED_BYTES`` of a
+request alone could ask for 4 GiB. A request that would pass it is refused whole."""
+
 MAX_TIME_UNIX_NANO = 2**63 - 1
 """Arrow's timestamps are signed; the year 2262."""
 
@@ -48,6 +53,16 @@ does not wait for hundreds of others; one larger request is a group of its own."
 
 MAX_GROUP_REQUESTS = 1024
 """The same bound for tiny requests; also the length of one vectored write (IOV_MAX is 1024)."""
+
+COMPANY_WAIT_S = 0.003
+"""How long a group of small requests waits for more when the last group was shared: a commit costs some
+250 µs of CPU (two thread switches, a system call, a sync) however many requests share it."""
+
+COMPANY_BYTES = 256 * KIB
+"""A group of this size does not wait: its decoding outweighs what sharing saves."""
+
+COMPANY_REQUESTS = 64
+"""Nor does one of this many requests."""
 
 SEAL_BYTES = 64 * MIB
 """Rows gathered for a segment are sealed at this size even below ``max_batch_rows``: keeps 32-bit

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import logging
 import threading
 import time
@@ -32,6 +33,9 @@ from otlp_arrow.model import Batch, Busy, Closed, Encoding, Receipt, Rejected, S
 from otlp_arrow.model import meter as m
 from otlp_arrow.model.limits import (
     ACK_TIMEOUT_S,
+    COMPANY_BYTES,
+    COMPANY_REQUESTS,
+    COMPANY_WAIT_S,
     DECODED_BYTES_PER_BYTE,
     DISK_PROBE_BYTES,
     DISK_RETRY_S,
@@ -183,6 +187,7 @@ class Intake:
         self._trouble = ""  # why the disk refuses; empty while it does not
         self._stuck_since: float | None = None
         self._group: list[_Pending] = []  # being committed
+        self._last_group_size = 0
         self._decoded_bytes_per_byte = (
             DECODED_BYTES_PER_BYTE if kernel_available() else REFERENCE_DECODED_BYTES_PER_BYTE
         )
@@ -253,8 +258,10 @@ class Intake:
                 self._wake.clear()
                 while self._pending:
                     await self._wait_for_writer()
+                    await self._wait_for_company()
                     group = self._take_group()
                     if group:
+                        self._last_group_size = len(group)
                         await self._commit_and_settle(group)
                     del group  # its payloads must not be held until the next one comes
                     self._seal_where_due()
@@ -331,6 +338,13 @@ class Intake:
         if not self._group:
             for gathering in self._gatherings.values():
                 gathering.relax()
+
+    async def _wait_for_company(self) -> None:
+        """Let a group of small requests grow while they come faster than syncs end; a lone sender never waits."""
+        if self._last_group_size > 1 and not self._closed:
+            pending_bytes = sum(len(p.batch.payload) for p in itertools.islice(self._pending, COMPANY_REQUESTS))
+            if len(self._pending) < COMPANY_REQUESTS and pending_bytes < COMPANY_BYTES:
+                await asyncio.sleep(COMPANY_WAIT_S)
 
     async def _wait_for_writer(self) -> None:
         """Let the writer catch up while it is alive and only a little behind: senders wait a moment, which

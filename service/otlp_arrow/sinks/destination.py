@@ -80,6 +80,11 @@ class Destination:
         usual = {"grpc": 4317, "arrow_flight": 4319, "http": 80}[self.transport]
         return address.hostname or "", address.port or (443 if self.secure else usual)
 
+    def target(self) -> str:
+        """The same as one text, for gRPC."""
+        host, port = self.host_and_port()
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
     def request_headers(self) -> Headers:
         """Every header of a request, credentials as they are now."""
         return (*self.headers, *self.credentials.headers())

@@ -92,8 +92,6 @@ class FlightSink:
     # -- the client ------------------------------------------------------------------------------
 
     def _connect(self) -> flight.FlightClient:
-        host, port = self._destination.host_and_port()
-        target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         options = [
             ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
             ("grpc.max_reconnect_backoff_ms", _MAX_RECONNECT_MS),
@@ -101,7 +99,10 @@ class FlightSink:
         ]
         scheme = "grpc+tls" if self._destination.secure else "grpc+tcp"
         return flight.FlightClient(
-            f"{scheme}://{target}", generic_options=options, middleware=[self._trailers], **self._tls
+            f"{scheme}://{self._destination.target()}",
+            generic_options=options,
+            middleware=[self._trailers],
+            **self._tls,
         )
 
     def _load_tls(self) -> dict[str, Any]:

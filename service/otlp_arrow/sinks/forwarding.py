@@ -61,7 +61,8 @@ class Forwarding:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         try:
-            await asyncio.gather(*(f.drain(self._drain_timeout_s) for f in self._forwarders))
+            if error is None:  # after a crash the WAL is trusted
+                await asyncio.gather(*(f.drain(self._drain_timeout_s) for f in self._forwarders))
         finally:
             self._open = False
             await self._stack.aclose()

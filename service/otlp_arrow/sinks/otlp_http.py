@@ -118,8 +118,8 @@ class OtlpHttpSink:
         files = self._destination.tls
         if not files.paths() or (version := tls.version_of(files)) == self._tls_version:
             return
-        self._tls_version = version
         self._tls = self._load_tls()
+        self._tls_version = version
         former = self._session
         self._connect()
         if former is not None:

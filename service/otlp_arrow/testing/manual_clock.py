@@ -7,7 +7,7 @@ _START_NS = 1_700_000_000 * 10**9
 
 
 class ManualClock:
-    """The other ``model.clock.Clock``: both times move by ``advance`` only."""
+    """Wall and monotonic time that move by ``advance`` only."""
 
     def __init__(self, time_ns: int = _START_NS) -> None:
         self._time_ns = time_ns

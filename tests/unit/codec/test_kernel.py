@@ -220,3 +220,29 @@ def test_a_request_whose_columns_would_overflow_is_refused_and_leaves_nothing(mo
         assert (builder.rows, builder.nbytes) == (0, 0)
         assert builder.append([payload]) == [Outcome(52)]
         assert same(builder.finish(), reference.decode(Signal.TRACES, payload))
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_a_request_made_to_grow_is_refused_before_it_takes_the_memory(
+    signal: Signal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = _message(1, b"") * 500 + _message(3, _message(3, b"")) * 200
+    scope = _message(3, b"") * 500
+    metadata = _message(12, b"") * 500 + _message(5, _message(1, b"") * 1_000)
+    span = _message(1, b"t" * 16) + _message(2, b"s" * 8)
+    records = _message(2, metadata) if signal is Signal.METRICS else _message(2, span) * 1_000
+    if signal is Signal.LOGS:
+        records = _message(2, b"") * 1_000
+    for content in [
+        _message(1, resource) + _message(2, records),
+        _message(2, _message(1, scope) + records),
+    ]:
+        payload = _message(1, content)
+        builder = kernel.KernelBuilder(signal)
+        with monkeypatch.context() as patch:
+            patch.setattr(limits, "MAX_HELD_BYTES", 10_000_000)
+            (outcome,) = builder.append([payload])
+        assert "its columns would pass" in str(outcome.error)
+        assert (builder.rows, builder.nbytes) == (0, 0)
+        assert builder.append([payload]) == [Outcome(1_000)]
+        assert builder.nbytes > 10_000_000

@@ -17,7 +17,8 @@ from otlp_arrow.model import Batch, Encoding, OtlpConfigError, Signal
 from otlp_arrow.model import meter as m
 from otlp_arrow.sinks.breaker import BreakerSettings, State
 from otlp_arrow.sinks.destination import Destination
-from otlp_arrow.sinks.forwarder import Forwarder, pack
+from otlp_arrow.sinks.forwarder import Forwarder
+from otlp_arrow.sinks.parcels import pack
 from otlp_arrow.sinks.refused import RefusedItems
 from otlp_arrow.sinks.retry import RetrySettings
 from otlp_arrow.sinks.sink import DeliveryResult, Fault, Permanent, Transient
@@ -179,7 +180,7 @@ async def test_a_cancelled_probe_does_not_wedge_the_breaker(tmp_path: Path):
         await b.until(lambda: sink.calls == 3)
         sink.hold.clear()
         await b.until(lambda: sink.under_way == 1)
-        assert b.forwarder._breaker.state is State.HALF_OPEN
+        assert b.forwarder._delivery.breaker.state is State.HALF_OPEN
         b.append(newest := spans(1))
         b.reader.give_up(b.store.wal.files[0])
         b.forwarder._pass_given_up()
@@ -195,12 +196,12 @@ async def test_while_the_breaker_is_open_nothing_is_sent_and_then_one(tmp_path: 
         tmp_path, sink, max_batch_bytes=1, max_in_flight=4, breaker=BreakerSettings(failures=4, open_s=0.3)
     ) as b:
         b.append(*(spans(1) for _ in range(4)))
-        await b.until(lambda: b.forwarder._breaker.state is State.OPEN)
+        await b.until(lambda: b.forwarder._delivery.breaker.state is State.OPEN)
         calls = sink.calls
         sink.hold.clear()
         await b.until(lambda: sink.under_way > 0)
         assert sink.calls == calls + 1, "four are waiting, one tries"
-        assert b.forwarder._breaker.state is State.HALF_OPEN
+        assert b.forwarder._delivery.breaker.state is State.HALF_OPEN
         sink.answer = lambda n, batch: None
         sink.hold.set()
         await b.settled()
@@ -219,7 +220,7 @@ async def test_a_remote_that_asks_for_a_pause_gets_it_from_every_sender(tmp_path
         b.append(*(spans(1) for _ in range(3)))
         await b.settled()
         assert times[1] - times[0] >= 0.19
-        assert b.forwarder._breaker.state is State.CLOSED
+        assert b.forwarder._delivery.breaker.state is State.CLOSED
 
 
 async def test_a_mistake_of_ours_in_a_sink_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture):
@@ -242,9 +243,9 @@ async def test_rotated_credentials_that_cannot_be_used_wait_for_better_ones(tmp_
 async def test_a_mistake_of_ours_in_a_parcel_is_written_aside_and_holds_up_nobody(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    from otlp_arrow.sinks import forwarder
+    from otlp_arrow.sinks import delivery
 
-    convert = forwarder.convert
+    convert = delivery.convert
     broken = spans(1)
 
     def mistaken(frames: list[Frame], *rest: Any) -> Any:
@@ -252,7 +253,7 @@ async def test_a_mistake_of_ours_in_a_parcel_is_written_aside_and_holds_up_nobod
             raise ZeroDivisionError("ours")
         return convert(frames, *rest)
 
-    monkeypatch.setattr(forwarder, "convert", mistaken)
+    monkeypatch.setattr(delivery, "convert", mistaken)
     async with bench(tmp_path, Scripted(), max_batch_bytes=1) as b:
         b.append(broken, spans(1))
         await b.settled()

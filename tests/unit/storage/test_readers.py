@@ -89,7 +89,7 @@ def test_memory_and_files_may_alternate(tmp_path: Path):
     rng = random.Random(3)
     with Log(tmp_path, "a") as log:
         (reader,) = log.readers
-        sent, seen = payloads(400), []
+        sent, seen = payloads(150), []
         for payload in sent:
             log.append(payload)
             if rng.random() < 0.3:

@@ -53,7 +53,7 @@ cdef class Builder:
             raise RuntimeError("a builder is for one caller at a time")
         return 0
 
-    def append(self, payloads, max_repeated_bytes: int, max_offset: int) -> list:
+    def append(self, payloads, max_repeated_bytes: int, max_offset: int, max_held_bytes: int) -> list:
         """For each payload: status, rows, rejected, and the reasons of the first rejected records as
         ``(record, check, length, member)``."""
         self._check_idle()
@@ -75,6 +75,7 @@ cdef class Builder:
                 each_payload.scan.max_repeated_bytes = bound
                 total += each_payload.size
             self._columns.bounds.max_offset = min(max_offset, INT32_MAX - 1)
+            self._columns.bounds.max_held_bytes = max_held_bytes
             self._busy = True
             if total > SCANNED_WITH_GIL:
                 with nogil:

@@ -8,7 +8,7 @@
 cdef enum Fault:
     NO_FAULT
     OUT_OF_MEMORY
-    OFFSETS_FULL  # more members or bytes below one column than `max_offset`
+    FULL  # more members or bytes below one column than `max_offset`, or in all than `max_held_bytes`
 
 cdef enum:
     SLACK = 64  # bytes after each buffer that a copy may overwrite, or a comparison read
@@ -20,6 +20,7 @@ cdef enum:
 cdef struct Bounds:
     # What all buffers of a builder share: how long they may be, and what went wrong.
     size_t max_offset
+    uint64_t max_held_bytes
     Fault fault
 
 
@@ -36,7 +37,7 @@ cdef bint bytes_grow(Bytes* self, size_t more) noexcept nogil:
     cdef size_t capacity = max(2 * self.capacity, needed, <size_t>FIRST_BYTES)
     cdef void* data
     if needed > self.bounds.max_offset:
-        self.bounds.fault = OFFSETS_FULL
+        self.bounds.fault = FULL
         return False
     data = realloc(self.data, capacity + SLACK)
     if data == NULL:
@@ -66,7 +67,7 @@ cdef bint bytes_repeat(Bytes* self, size_t size, size_t times) noexcept nogil:
     if size == 0:
         return True
     if <uint64_t>size * times > self.bounds.max_offset:
-        self.bounds.fault = OFFSETS_FULL
+        self.bounds.fault = FULL
         return False
     if not bytes_reserve(self, size * times):
         return False
@@ -143,7 +144,7 @@ cdef bint table_grow(Table* self, size_t rows) noexcept nogil:
     cdef int column
     cdef void* data
     if rows > self.bounds.max_offset:
-        self.bounds.fault = OFFSETS_FULL
+        self.bounds.fault = FULL
         return False
     capacity = min(capacity, self.bounds.max_offset)
     for column in range(self.columns):

@@ -12,7 +12,7 @@ cdef bint json_quoted(Bytes* out, Position text, size_t length, bint dollar) noe
     cdef uint8_t byte
     cdef size_t at
     if length > out.bounds.max_offset // 8:
-        out.bounds.fault = OFFSETS_FULL
+        out.bounds.fault = FULL
         return False
     if not bytes_reserve(out, 6 * length + 3):  # a \u00xx for each byte, quotes, dollar
         return False

@@ -275,7 +275,8 @@ cdef bint fill_metric(Metrics* self, Scan* scan, Metric* metric, size_t rows, si
     cdef const char* kind = KIND_NAMES[metric.kind]
     cdef size_t row
     if not (
-        keyword_put(&self.names, i32(table, METRIC_NAME), first, metric.name.data, metric.name.length, scan.limit)
+        holding_allowed(&self.shared, attributes_bytes(&self.metadata, metadata) * (rows - 1))
+        and keyword_put(&self.names, i32(table, METRIC_NAME), first, metric.name.data, metric.name.length, scan.limit)
         and keyword_put(&self.types, i32(table, METRIC_TYPE), first, <Position>kind, strlen(kind), <Position>kind)
         and keyword_put(
             &self.descriptions,

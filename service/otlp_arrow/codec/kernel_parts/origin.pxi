@@ -283,6 +283,44 @@ cdef bint repeat_allowed(Scan* scan, size_t rows, uint64_t size) noexcept nogil:
     return not scan.too_large
 
 
+cdef bint holding_allowed(Columns* self, uint64_t more) noexcept nogil:
+    """Whether the columns may take so many bytes more. Few bytes of a request can be many of columns (an
+    attribute without key and value is two, and 33 in its row), so the bound on what is repeated is not enough."""
+    if more > 0 and columns_nbytes(self) + more > self.bounds.max_held_bytes:
+        self.bounds.fault = FULL
+        return False
+    return True
+
+
+cdef uint64_t attributes_bytes(Attributes* self, size_t first) noexcept nogil:
+    """What the attributes from ``first`` on take."""
+    cdef Values* values = &self.values
+    cdef size_t rows = values.table.rows - first
+    return (
+        rows * values.table.row_bytes
+        + (values.text.length - offset_at(&values.table, VALUE_STR_END, first))
+        + (values.octets.bytes.length if values.octets.filled > first else 0)
+    )
+
+
+cdef uint64_t entities_bytes(Columns* self, size_t first) noexcept nogil:
+    """What the entities from ``first`` on take."""
+    cdef Table* table = &self.entities
+    cdef Words* ids = &self.entity_id_keys
+    cdef Words* descriptions = &self.entity_description_keys
+    cdef size_t first_id = offset_at(table, ENTITY_ID_KEYS_END, first)
+    cdef size_t first_description = offset_at(table, ENTITY_DESCRIPTION_KEYS_END, first)
+    return (
+        (table.rows - first) * table.row_bytes
+        + (self.entity_urls.length - offset_at(table, ENTITY_URL_END, first))
+        + (self.entity_types.length - offset_at(table, ENTITY_TYPE_END, first))
+        + (ids.table.rows - first_id) * ids.table.row_bytes
+        + (ids.text.length - offset_at(&ids.table, 0, first_id))
+        + (descriptions.table.rows - first_description) * descriptions.table.row_bytes
+        + (descriptions.text.length - offset_at(&descriptions.table, 0, first_description))
+    )
+
+
 cdef bint scan_resource(
     Columns* self, Scan* scan, Origin* resource, Position at, Position end, int depth
 ) noexcept nogil:
@@ -321,6 +359,10 @@ cdef bint fill_resource(
     cdef Table* records = &self.records
     cdef size_t count = self.resource_attributes.values.table.rows - attributes
     cdef int32_t service = NO_KEYWORD
+    if not holding_allowed(
+        self, (attributes_bytes(&self.resource_attributes, attributes) + entities_bytes(self, entities)) * (rows - 1)
+    ):
+        return False
     if not find_service(self, attributes, &service, scan.limit):
         return False
     fill32(records, SERVICE, first, rows, service)
@@ -428,7 +470,7 @@ cdef bint words_repeat(Words* self, size_t count, size_t times) noexcept nogil:
     if count == 0:
         return True
     if <uint64_t>count * times > self.table.bounds.max_offset:
-        self.table.bounds.fault = OFFSETS_FULL
+        self.table.bounds.fault = FULL
         return False
     if not table_reserve(&self.table, count * times):
         return False
@@ -453,7 +495,7 @@ cdef bint entities_repeat(Columns* self, size_t count, size_t times) noexcept no
     cdef size_t first = table.rows - count
     cdef int column
     if <uint64_t>count * times > table.bounds.max_offset:
-        table.bounds.fault = OFFSETS_FULL
+        table.bounds.fault = FULL
         return False
     if not table_reserve(table, count * times):
         return False
@@ -552,7 +594,8 @@ cdef bint fill_scope(
     cdef Table* records = &self.records
     cdef size_t count = self.scope_attributes.values.table.rows - attributes
     if not (
-        keyword_put(&self.scope_names, i32(records, SCOPE_NAME), first, scope.name, scope.name_length, scan.limit)
+        holding_allowed(self, attributes_bytes(&self.scope_attributes, attributes) * (rows - 1))
+        and keyword_put(&self.scope_names, i32(records, SCOPE_NAME), first, scope.name, scope.name_length, scan.limit)
         and keyword_put(
             &self.scope_versions, i32(records, SCOPE_VERSION), first, scope.version, scope.version_length, scan.limit
         )

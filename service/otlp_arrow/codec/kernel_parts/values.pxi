@@ -293,7 +293,7 @@ cdef bint attributes_repeat(Attributes* self, size_t count, size_t times) noexce
     if count == 0 or times == 0:
         return True
     if <uint64_t>count * times > table.bounds.max_offset:
-        table.bounds.fault = OFFSETS_FULL
+        table.bounds.fault = FULL
         return False
     if not table_reserve(table, count * times):
         return False
