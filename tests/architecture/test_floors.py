@@ -17,7 +17,7 @@ FLOORS = [
     {"pipeline", "sinks", "query"},
     {"receivers", "web"},
     {"app"},
-    {"sdk"},  # wraps the embedded library of app (docs/decisions/0005)
+    {"sdk"},  # wraps the embedded library of app (docs/decisions/0008)
     {"cli", "testing"},
 ]
 FLOOR = {folder: number for number, floor in enumerate(FLOORS) for folder in floor}

@@ -148,7 +148,7 @@ async def crash_before(operation: int, story: str, root: Path, survival: dict[st
     return told
 
 
-@pytest.mark.parametrize("every", [9, pytest.param(1, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [13, pytest.param(1, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("story", ["work", "work_and_expire"])
 async def test_a_power_cut_before_any_operation_loses_nothing_acknowledged_and_doubles_nothing(
     tmp_path: Path, story: str, every: int
@@ -163,7 +163,7 @@ async def test_a_power_cut_before_any_operation_loses_nothing_acknowledged_and_d
             told.check((operation, survival))
 
 
-@pytest.mark.parametrize("every", [307, pytest.param(3, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("every", [409, pytest.param(11, marks=pytest.mark.soak)])
 async def test_a_power_cut_in_the_recovery_from_a_power_cut_loses_nothing_either(tmp_path: Path, every: int):
     count = await operations_of("work", tmp_path / "d")
     points = itertools.product(range(count), range(40), SURVIVALS)  # a recovery takes about 35 operations

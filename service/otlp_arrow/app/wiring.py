@@ -27,6 +27,8 @@ from otlp_arrow.codec import kernel_available
 from otlp_arrow.model import OtlpConfigError, OtlpError, OtlpIOError, Signal, meter
 from otlp_arrow.model.limits import WAL_FILE_BYTES
 from otlp_arrow.pipeline import Ack, Pipeline, PipelineSettings
+from otlp_arrow.query.engine import Engine
+from otlp_arrow.query.store import source_of
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.flight import DOOR as FLIGHT_DOOR
 from otlp_arrow.receivers.flight import FlightServer
@@ -37,6 +39,7 @@ from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.forwarding import Forwarding
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.store import StorageSettings
+from otlp_arrow.web.api import QueryApi, is_loopback
 
 log = structlog.get_logger(__name__)
 
@@ -105,6 +108,9 @@ async def open_collector(
 
     async with AsyncExitStack() as parts:
         if admin:
+            api = QueryApi(
+                lambda: Engine(source_of(collector)), auth=authenticator, local_only=is_loopback(settings.host)
+            )
             collector.admin = await parts.enter_async_context(
                 AdminServer(
                     health,
@@ -112,6 +118,7 @@ async def open_collector(
                     host=settings.host,
                     port=settings.admin_port,
                     tls=admin_tls(settings),
+                    api=api.application,
                 )
             )
         health.phase = Phase.RECOVERING

@@ -31,7 +31,7 @@ END_OF_STREAM = _CONTINUATION + bytes(4)
 
 # Slots in the tables' vtables.
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
-_BUFFERS, _COMPRESSION = 2, 3
+_NODES, _BUFFERS, _COMPRESSION = 1, 2, 3
 _DICTIONARY_ID, _DICTIONARY_DATA, _IS_DELTA = 0, 1, 2
 
 _EXTENSION_KEY = b"ARROW:extension:name"
@@ -47,12 +47,19 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A message of a stream. ``decoded_bytes``: what its buffers take once they are inflated."""
+    """A message of a stream. ``decoded_bytes``: what its buffers take once they are inflated.
+
+    ``nodes`` are length and null count of each array, ``buffers`` offset and length of each buffer, one
+    after the other.
+    """
 
     kind: Kind
     decoded_bytes: int = 0
     dictionary_id: int = 0
     is_delta: bool = False
+    nodes: tuple[int, ...] = ()
+    buffers: tuple[int, ...] = ()
+    compressed: bool = False
 
 
 def inspect(header: Buffer, body: Buffer, max_bytes: int) -> Claim:
@@ -99,34 +106,39 @@ def _inspect(header: bytes, body: Buffer, max_bytes: int) -> Claim:
     table = _follow(header, _slot(header, message, _HEADER))
     if kind is Kind.SCHEMA:
         return Claim(kind)
-    if kind is Kind.RECORD_BATCH:
-        return Claim(kind, _decoded_bytes(header, table, body, max_bytes))
-    data = _follow(header, _slot(header, table, _DICTIONARY_DATA))
-    id_at, delta_at = _slot(header, table, _DICTIONARY_ID), _slot(header, table, _IS_DELTA)
-    return Claim(
-        kind,
-        _decoded_bytes(header, data, body, max_bytes),
-        int(struct.unpack_from("<q", header, id_at)[0]) if id_at else 0,
-        bool(header[delta_at]) if delta_at else False,
-    )
+    number, is_delta = 0, False
+    if kind is Kind.DICTIONARY:
+        id_at, delta_at = _slot(header, table, _DICTIONARY_ID), _slot(header, table, _IS_DELTA)
+        number = int(struct.unpack_from("<q", header, id_at)[0]) if id_at else 0
+        is_delta = bool(header[delta_at]) if delta_at else False
+        table = _follow(header, _slot(header, table, _DICTIONARY_DATA))
+    nodes, buffers = _pairs(header, table, _NODES), _pairs(header, table, _BUFFERS)
+    compressed = bool(_slot(header, table, _COMPRESSION))
+    decoded_bytes = _decoded_bytes(buffers, body, compressed)
+    if decoded_bytes > max_bytes:
+        raise TooLarge(
+            f"a batch or dictionary of {decoded_bytes} bytes is over the limit of {max_bytes}; send fewer rows"
+        )
+    return Claim(kind, decoded_bytes, number, is_delta, nodes, buffers, compressed)
 
 
-def _decoded_bytes(header: bytes, batch: int, body: Buffer, max_bytes: int) -> int:
-    vector = _follow(header, _slot(header, batch, _BUFFERS))
+def _pairs(header: bytes, batch: int, slot: int) -> tuple[int, ...]:
+    """A vector of structs of two int64, flat. None of ours is negative."""
+    vector = _follow(header, _slot(header, batch, slot))
     (count,) = struct.unpack_from("<I", header, vector)
     if count * 16 > len(header):
-        raise ValueError(f"{count} buffers in {len(header)} bytes")
+        raise ValueError(f"{count} entries in {len(header)} bytes")
     numbers: tuple[int, ...] = struct.unpack_from(f"<{2 * count}q", header, vector + 4)
-    offsets, lengths = numbers[::2], numbers[1::2]
-    ends = list(map(int.__add__, offsets, lengths))
-    if min(offsets, default=0) < 0 or min(lengths, default=0) < 0 or max(ends, default=0) > len(body):
-        raise ValueError(f"buffers outside of a body of {len(body)} bytes")
-    total = sum(lengths)
-    if _slot(header, batch, _COMPRESSION):
-        total = sum(_inflated_bytes(body, offset, length) for offset, length in zip(offsets, lengths, strict=True))
-    if total > max_bytes:
-        raise TooLarge(f"a batch or dictionary of {total} bytes is over the limit of {max_bytes}; send fewer rows")
-    return total
+    if min(numbers, default=0) < 0:
+        raise ValueError("a negative length")
+    return numbers
+
+
+def _decoded_bytes(buffers: tuple[int, ...], body: Buffer, compressed: bool) -> int:
+    if not compressed:
+        return sum(buffers[1::2])
+    pairs = zip(buffers[::2], buffers[1::2], strict=True)
+    return sum(_inflated_bytes(body, offset, length) for offset, length in pairs)
 
 
 def _inflated_bytes(body: Buffer, offset: int, length: int) -> int:

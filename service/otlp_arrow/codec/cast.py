@@ -35,7 +35,7 @@ EXTENSION_KEY = b"ARROW:extension:name"
 METRIC_TYPES = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
 
 # Fields of nested structs that may be null; all others are what protobuf has a default for.
-_OPTIONAL_FIELDS = frozenset(
+OPTIONAL_FIELDS = frozenset(
     {"time_unix_nano", "trace_id", "span_id", "trace_state", "int_value", "double_value"}
     | {"str", "int", "double", "bool", "bytes"}
 )
@@ -50,7 +50,7 @@ class Caster:
     def __init__(self, signal: Signal, schema: pa.Schema) -> None:
         self.signal = signal
         self._target = SCHEMAS[signal]
-        self._exact = schema.equals(self._target)
+        self._exact = bool(schema.equals(self._target))
         _refuse_extensions(schema)
         positions = _positions(signal, schema)
         self._columns = [
@@ -58,10 +58,16 @@ class Caster:
             for field in self._target
         ]
 
-    def cast(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    @property
+    def exact(self) -> bool:
+        """Whether the client's schema is the storage schema."""
+        return self._exact
+
+    def cast(self, batch: pa.RecordBatch, *, looked_at: bool = False) -> pa.RecordBatch:
         """The batch in the storage schema: ``batch`` itself if it is exactly that already.
 
-        Raises ``Rejected``; nothing of the batch may be used then.
+        ``looked_at``: ``QuickLook`` found nothing in it, and nothing in its dictionaries. Raises ``Rejected``;
+        nothing of the batch may be used then.
         """
         try:
             batch.validate(full=True)
@@ -69,6 +75,10 @@ class Caster:
             raise Rejected(f"the batch is damaged: {error}") from error
         if not batch.num_rows:
             return batch if self._exact else no_rows(self._target)
+        if looked_at and self._exact:
+            if self.signal is Signal.METRICS:  # which types there are stands in a dictionary
+                _check_metric_types(batch.column("metric_type"), "metric_type")
+            return batch
         taken: dict[str, pa.Array] = {}
         for position, field, node in self._columns:
             if position is None or (node is None and self._exact):
@@ -290,14 +300,14 @@ def _to_id(target: pa.DataType, array: pa.Array) -> pa.Array:
 # takes 10 to 25 µs, a look at the bytes of 512 rows one or two.
 
 # The highest byte of a time that is neither 0 nor before 1970 nor, by 2**56 ns, before 1972.
-_HIGH_BYTES_OF_TIMES = bytes(range(1, 128))
+PLAUSIBLE_HIGH_BYTES = bytes(range(1, 128))
 _HIGH_BYTE = 7 if sys.byteorder == "little" else 0
 # ``pa.scalar`` imports pandas where it is installed: half a second and 60 MB on the first batch.
 _ZERO_IDS = {
     width: pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), 1, [None, pa.py_buffer(bytes(width))])[0]
     for width in (SPAN_ID_BYTES, TRACE_ID_BYTES)
 }
-_FLAT_VALUE_TYPES = bytes(sorted(set(range(BYTES + 1)) - {MAP, SLICE}))
+FLAT_VALUE_TYPES = bytes(sorted(set(range(BYTES + 1)) - {MAP, SLICE}))
 
 
 def _rules(target: pa.DataType, path: str, required: bool) -> tuple[_Rule, ...]:
@@ -323,7 +333,7 @@ def _bytes(array: pa.Array, width: int) -> bytes:
 
 
 def _check_times(array: pa.Array, path: str) -> pa.Array:
-    if not _bytes(array, 8)[_HIGH_BYTE::8].translate(None, _HIGH_BYTES_OF_TIMES):
+    if not _bytes(array, 8)[_HIGH_BYTE::8].translate(None, PLAUSIBLE_HIGH_BYTES):
         return array
     unix_nano = array.view(pa.int64())
     least = pc.min(unix_nano).as_py()
@@ -480,7 +490,7 @@ def _struct(source: pa.DataType, target: pa.DataType, path: str, required: bool)
     node = _Struct(path, target, required)
     node.exact = source == target
     for field in target:
-        optional = field.name in _OPTIONAL_FIELDS
+        optional = field.name in OPTIONAL_FIELDS
         if field.name in names:
             position = names.index(field.name)
             inner = _node(source.field(position).type, field.type, f"{path}.{field.name}", required=not optional)
@@ -524,14 +534,15 @@ def _check_values(array: pa.Array, path: str) -> None:
     A value whose own field is null is an empty one, for every reader.
     """
     types = array.field("type")
-    if not _bytes(types, 1).translate(None, _FLAT_VALUE_TYPES):
+    if not _bytes(types, 1).translate(None, FLAT_VALUE_TYPES):
         return
     unknown = pc.greater(types, BYTES)
     if pc.any(unknown).as_py():
         _refuse(path, unknown, f"has a type above {BYTES}")
-    nested = pc.indices_nonzero(pc.is_in(types, value_set=pa.array([MAP, SLICE], pa.uint8())))
-    texts = array.field("str").take(nested).to_pylist()
-    for index, type_, text in zip(nested.to_pylist(), types.take(nested).to_pylist(), texts, strict=True):
+    nested = pc.indices_nonzero(pc.or_(pc.equal(types, MAP), pc.equal(types, SLICE)))
+    texts = zip(types.take(nested).to_pylist(), array.field("str").take(nested).to_pylist(), strict=True)
+    entries = dict(zip(texts, nested.to_pylist(), strict=True))  # a resource has the same list on every row
+    for (type_, text), index in entries.items():
         try:
             from_value((type_, text, None, None, None, None))
         except ValueError as error:

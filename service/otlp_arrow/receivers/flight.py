@@ -1,7 +1,7 @@
 """Arrow Flight: batches in by ``DoPut``, everything stored out by ``DoGet``.
 
 The protocol is served on gRPC's own library rather than by ``pyarrow.flight``, whose server decodes a message
-before anybody may look at it (docs/decisions/0005). Bounds, and who keeps them:
+before anybody may look at it (docs/decisions/0007). Bounds, and who keeps them:
 
 * Size of a message: gRPC's library, by ``grpc.max_receive_message_length``, before it is in memory as a whole.
 * Size after decompression: ``flight_ingest``, from what the message claims, before anything is inflated.

@@ -11,6 +11,7 @@ import pyarrow as pa
 from otlp_arrow.codec.arrow_messages import (
     END_OF_STREAM,
     Buffer,
+    Claim,
     Kind,
     encapsulated,
     harmless_schema,
@@ -18,10 +19,13 @@ from otlp_arrow.codec.arrow_messages import (
     to_stream,
 )
 from otlp_arrow.codec.cast import Caster
+from otlp_arrow.codec.quick_look import QuickLook
 from otlp_arrow.model import Rejected, Signal, TooLarge, limits
 
 # The pool of Arrow's threads costs more CPU than it saves on batches of some hundred kilobytes.
 _OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)
+
+_QUICK_LOOKS = {signal: QuickLook(signal) for signal in Signal}
 
 
 class IncomingStream:
@@ -41,8 +45,9 @@ class IncomingStream:
             self._caster = Caster(signal, pa.ipc.read_schema(pa.py_buffer(self._schema)))
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
             raise Rejected(f"the schema is damaged: {error}") from error
+        self._quick_look = _QUICK_LOOKS[signal] if self._caster.exact else None
         self._dictionaries: dict[int, bytes] = {}
-        self._decoded_bytes: dict[int, int] = {}  # of the dictionaries
+        self._claims: dict[int, tuple[int, int]] = {}  # of the dictionaries: decoded bytes, nulls
 
     @property
     def dictionary_bytes(self) -> int:
@@ -55,25 +60,37 @@ class IncomingStream:
         if claim.kind is Kind.SCHEMA:
             raise Rejected("an Arrow stream has one schema")
         if claim.kind is Kind.DICTIONARY:
-            self._keep_dictionary(claim.dictionary_id, claim.is_delta, claim.decoded_bytes, header, body)
+            self._keep_dictionary(claim, header, body)
             return None
         self._bound(claim.decoded_bytes, len(body))
         payload = b"".join((self._schema, *self._dictionaries.values(), *encapsulated(header, body), END_OF_STREAM))
         batch = _read(payload)
-        columns = self._caster.cast(batch)
+        columns = self._caster.cast(batch, looked_at=self._looks_fine(claim, body))
         return (payload, batch) if columns is batch else (to_stream(columns), columns)
 
-    def _keep_dictionary(self, number: int, is_delta: bool, decoded_bytes: int, header: bytes, body: Buffer) -> None:
+    def _keep_dictionary(self, claim: Claim, header: bytes, body: Buffer) -> None:
         message = b"".join(encapsulated(header, body))
-        if is_delta:
+        number, decoded_bytes, nulls = claim.dictionary_id, claim.decoded_bytes, sum(claim.nodes[1::2])
+        if claim.is_delta:
             message = self._dictionaries.get(number, b"") + message
-            decoded_bytes += self._decoded_bytes.get(number, 0)
+            earlier_bytes, earlier_nulls = self._claims.get(number, (0, 0))
+            decoded_bytes, nulls = decoded_bytes + earlier_bytes, nulls + earlier_nulls
         self._dictionaries[number] = message
-        self._decoded_bytes[number] = decoded_bytes
+        self._claims[number] = decoded_bytes, nulls
         self._bound(0, 0)
 
+    def _looks_fine(self, claim: Claim, body: Buffer) -> bool:
+        """Nothing breaks a rule, and no dictionary grows beyond the bound when it is repeated on every row."""
+        if self._quick_look is None:
+            return False
+        longest = max(claim.nodes[::2], default=0)
+        for decoded_bytes, nulls in self._claims.values():
+            if nulls or decoded_bytes * longest > limits.MAX_REPEATED_BYTES:
+                return False
+        return self._quick_look.is_fine(claim, body)
+
     def _bound(self, decoded_bytes: int, body_bytes: int) -> None:
-        decoded_bytes += sum(self._decoded_bytes.values())
+        decoded_bytes += sum(claimed for claimed, _ in self._claims.values())
         total = max(decoded_bytes, body_bytes + self.dictionary_bytes)
         if total > self._max_bytes:
             raise TooLarge(

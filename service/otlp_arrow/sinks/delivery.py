@@ -101,6 +101,11 @@ class Delivery:
         if progress.refusals:
             await self._note_refusals(parcel)
 
+    def free_memory(self) -> None:
+        """Nothing has gone out for a while: let go of what is kept for conversions."""
+        for pool in self._pools.values():
+            pool.drop()
+
     async def _in_thread(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         bound = functools.partial(call, *args, **kwargs)
         return await asyncio.get_running_loop().run_in_executor(self._executor, bound)

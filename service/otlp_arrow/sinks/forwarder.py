@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from otlp_arrow.model.status import PartStatus
 from otlp_arrow.sinks.breaker import State
 from otlp_arrow.sinks.delivery import Delivery
 from otlp_arrow.sinks.destination import Destination
-from otlp_arrow.sinks.parcels import Parcel, pack
+from otlp_arrow.sinks.parcels import Packer, Parcel
 from otlp_arrow.sinks.refused import RefusedItems
 from otlp_arrow.sinks.sink import Sink
 from otlp_arrow.sinks.standing import Standing
@@ -69,7 +70,9 @@ class Forwarder:
         self._delivery = Delivery(
             destination, sink, self._standing, refused, meter, self._executor, monotonic=monotonic
         )
+        self._packer = Packer(destination.signals, destination.max_batch_bytes)
         self._parcels: set[Parcel] = set()  # taken from the log and not settled
+        self._waiting: list[Parcel] = []  # of these, what is not on its way yet
         self._slots = {signal: asyncio.Semaphore(destination.max_in_flight) for signal in destination.signals}
         self._confirmed_bytes = 0  # confirmed since the cursor was stored
         self._draining = asyncio.Event()
@@ -133,14 +136,23 @@ class Forwarder:
     async def _take_and_dispatch(self) -> None:
         while True:
             self._pass_given_up()
-            await self._wait_for_frames()
-            parcels = await self._take()
-            for parcel in parcels:
-                slot = self._slots[parcel.signal]
-                await slot.acquire()
-                if parcel.given_up:
-                    slot.release()
-                    continue
+            if not self._waiting:
+                await self._wait_for_frames()
+            self._waiting += await self._take()
+            # While there is more, only what is full goes out, and what has been open for a while.
+            more = self._reader.unread_bytes > 0
+            self._packer.close(self._monotonic() - self._linger_s if more else math.inf)
+            await self._dispatch()
+
+    async def _dispatch(self) -> None:
+        """Send the parcels that are closed on their way, as slots become free."""
+        for parcel in [p for p in self._waiting if p.closed]:
+            self._waiting.remove(parcel)
+            slot = self._slots[parcel.signal]
+            await slot.acquire()
+            if parcel.given_up:
+                slot.release()
+            else:
                 parcel.task = asyncio.create_task(self._deliver(parcel), name=f"otlp-deliver-{self.destination.name}")
 
     async def _wait_for_frames(self) -> None:
@@ -163,7 +175,7 @@ class Forwarder:
 
     async def _take(self) -> list[Parcel]:
         """The next frames as parcels; the cursor cannot pass them from now on."""
-        budget = 2 * self.destination.max_batch_bytes
+        budget = self.destination.max_batch_bytes
         position = self._reader.position
         stretch = self._reader.fresh(budget)
         if stretch is None:
@@ -174,7 +186,7 @@ class Forwarder:
                 await asyncio.sleep(_READ_RETRY_S)
                 return []
         frames, unreadable = self._reader.take(stretch)
-        parcels = pack(frames, self.destination.signals, self.destination.max_batch_bytes)
+        parcels = self._packer.add(frames, self._monotonic())
         self._parcels.update(parcels)
         self._advance()
         for signal in self.destination.signals:
@@ -194,7 +206,7 @@ class Forwarder:
         rows = {signal: skipped.rows(signal) for signal in self.destination.signals}
         nbytes = skipped.nbytes
         for parcel in dropped:
-            parcel.given_up = True
+            parcel.given_up = parcel.closed = True
             if parcel.task is not None:
                 parcel.task.cancel()
             self._parcels.discard(parcel)
@@ -212,6 +224,8 @@ class Forwarder:
             await asyncio.sleep(CURSOR_INTERVAL_S)
             self._pass_given_up()
             await self._store_cursor()
+            if not self._parcels:
+                self._delivery.free_memory()
 
     async def _store_cursor(self) -> None:
         self._confirmed_bytes = 0

@@ -30,6 +30,8 @@ class Parcel:
 
     frames: list[Frame]
     nbytes: int
+    begun: float  # when, by the caller's clock
+    closed: bool = False  # nothing more goes into it
     task: asyncio.Task[None] | None = None
     given_up: bool = False
     progress: Progress = field(default_factory=Progress)
@@ -52,18 +54,37 @@ class Parcel:
         return sum(f.rows for f in self.frames) - self.progress.rows_done
 
 
-def pack(frames: Iterable[Frame], signals: frozenset[Signal], max_bytes: int) -> list[Parcel]:
-    """Frames as parcels of up to ``max_bytes`` (a larger frame goes alone), in the order of their first frames."""
-    parcels: list[Parcel] = []
-    open_ones: dict[Signal, Parcel] = {}
-    for frame in frames:
-        if frame.signal not in signals:
-            continue
-        size = len(frame.payload)
-        parcel = open_ones.get(frame.signal)
-        if parcel is None or parcel.nbytes + size > max_bytes:
-            parcel = open_ones[frame.signal] = Parcel([], 0)
-            parcels.append(parcel)
-        parcel.frames.append(frame)
-        parcel.nbytes += size
-    return parcels
+class Packer:
+    """Frames into parcels of up to ``max_bytes`` (a larger frame goes alone), each of one signal and in order.
+
+    A parcel stays open for the frames of the next stretch until it is full or closed.
+    """
+
+    def __init__(self, signals: frozenset[Signal], max_bytes: int) -> None:
+        self._signals = signals
+        self._max_bytes = max_bytes
+        self._open: dict[Signal, Parcel] = {}
+
+    def add(self, frames: Iterable[Frame], now: float) -> list[Parcel]:
+        """Take the frames of the wanted signals; the parcels that were begun for them, oldest first."""
+        begun: list[Parcel] = []
+        for frame in frames:
+            if frame.signal not in self._signals:
+                continue
+            size = len(frame.payload)
+            parcel = self._open.get(frame.signal)
+            if parcel is None or parcel.closed or parcel.nbytes + size > self._max_bytes:
+                if parcel is not None:
+                    parcel.closed = True
+                parcel = self._open[frame.signal] = Parcel([], 0, now)
+                begun.append(parcel)
+            parcel.frames.append(frame)
+            parcel.nbytes += size
+        return begun
+
+    def close(self, begun_before: float) -> None:
+        """Nothing more goes into the parcels that were begun before that moment."""
+        for signal, parcel in list(self._open.items()):
+            if parcel.begun <= begun_before:
+                parcel.closed = True
+                del self._open[signal]

@@ -74,7 +74,7 @@ class Gathering:
         """Take a batch that is in the storage schema already."""
         self._batches.append(batch)
         self._batch_rows += batch.num_rows
-        self._batch_bytes += batch.nbytes
+        self._batch_bytes += batch.get_total_buffer_size()  # ``nbytes`` takes 0.1 ms for 130 arrays
         return Outcome(batch.num_rows)
 
     def mark(self) -> tuple[int, int]:
@@ -87,7 +87,7 @@ class Gathering:
         self._builder.truncate(rows)
         for batch in self._batches[batches:]:
             self._batch_rows -= batch.num_rows
-            self._batch_bytes -= batch.nbytes
+            self._batch_bytes -= batch.get_total_buffer_size()
         del self._batches[batches:]
 
     def note_sequences(self, first: int, last: int) -> None:

@@ -31,6 +31,8 @@ class Quarantine:
                 file.close()
         except OSError as error:
             log.error("could not write %s aside (%s): %s", name, reason, error)
+            with contextlib.suppress(OSError):  # half a copy is none
+                self._disk.delete(path)
             return None
         self._note(path, reason)
         return path

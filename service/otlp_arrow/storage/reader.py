@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ class Stretch:
 class WalReader:
     """A named position in the log. Made by ``Readers.register``; of use once the store is open.
 
-    ``read`` and ``store`` block and are called on a thread, each one at a time; ``give_up`` on any; the rest
-    belongs to whoever delivers.
+    ``read`` (one at a time) and ``store`` block and are called on threads, ``give_up`` on any; the rest belongs to
+    whoever delivers.
     """
 
     def __init__(self, name: str, max_backlog_bytes: int) -> None:
@@ -52,6 +53,7 @@ class WalReader:
         self.floor = 0
         self._floor_total = self._read_total = self._confirmed_total = NOTHING
         self._unconfirmed: deque[tuple[int, Tally]] = deque()  # what was taken: sequence, total up to there
+        self._store_lock = threading.Lock()
         self._file_first = 0  # the file that ``read`` stands in, and where
         self._offset = 0
 
@@ -165,10 +167,11 @@ class WalReader:
 
     def store(self) -> None:
         """Make what is confirmed durable. Raises ``OSError``."""
-        confirmed = self.confirmed
-        if confirmed != self.stored:
-            self._save(self.name, confirmed)
-            self.stored = confirmed
+        with self._store_lock:
+            confirmed = self.confirmed
+            if confirmed != self.stored:
+                self._save(self.name, confirmed)
+                self.stored = confirmed
 
     def lag(self) -> Tally:
         """What the log holds and the remote has not confirmed yet."""

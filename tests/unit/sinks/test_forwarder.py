@@ -18,7 +18,7 @@ from otlp_arrow.model import meter as m
 from otlp_arrow.sinks.breaker import BreakerSettings, State
 from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.forwarder import Forwarder
-from otlp_arrow.sinks.parcels import pack
+from otlp_arrow.sinks.parcels import Packer
 from otlp_arrow.sinks.refused import RefusedItems
 from otlp_arrow.sinks.retry import RetrySettings
 from otlp_arrow.sinks.sink import DeliveryResult, Fault, Permanent, Transient
@@ -32,10 +32,16 @@ from remotes import all_ids, spans, until
 @given(
     frames=st.lists(st.tuples(st.sampled_from(list(Signal)), st.integers(0, 50)), max_size=40),
     wanted=st.frozensets(st.sampled_from(list(Signal)), min_size=1),
+    step=st.integers(1, 40),
 )
-def test_parcels_hold_every_wanted_frame_once_in_order_within_the_bound(frames: Any, wanted: frozenset[Signal]):
+def test_parcels_hold_every_wanted_frame_once_in_order_within_the_bound(
+    frames: Any, wanted: frozenset[Signal], step: int
+):
     made = [Frame(n, signal, Encoding.OTLP, 1, 1, b"x" * size) for n, (signal, size) in enumerate(frames, 1)]
-    parcels = pack(made, wanted, 60)
+    packer = Packer(wanted, 60)
+    parcels = [p for n in range(0, len(made), step) for p in packer.add(made[n : n + step], 0.0)]
+    packer.close(0.0)
+    assert all(p.closed for p in parcels)
     for signal in Signal:
         packed = [f for p in parcels if p.signal is signal for f in p.frames]
         assert packed == ([f for f in made if f.signal is signal] if signal in wanted else [])
@@ -44,6 +50,26 @@ def test_parcels_hold_every_wanted_frame_once_in_order_within_the_bound(frames: 
         assert parcel.nbytes == sum(len(f.payload) for f in parcel.frames)
         assert parcel.nbytes <= 60 or len(parcel.frames) == 1
         assert len({f.signal for f in parcel.frames}) == 1
+
+
+def test_a_parcel_stays_open_until_it_is_full_or_closed():
+    def frames(*sizes: int) -> list[Frame]:
+        return [Frame(n, Signal.TRACES, Encoding.OTLP, 1, 1, b"x" * size) for n, size in enumerate(sizes, 1)]
+
+    packer = Packer(frozenset(Signal), 100)
+    (first,) = packer.add(frames(40), now=1.0)
+    assert packer.add(frames(50), now=2.0) == []
+    assert (first.nbytes, first.closed) == (90, False)
+    (second,) = packer.add(frames(30), now=3.0)
+    assert (first.closed, second.closed) == (True, False)
+    packer.close(begun_before=2.9)
+    assert not second.closed
+    packer.close(begun_before=3.0)
+    assert second.closed
+    (third,) = packer.add(frames(10), now=4.0)
+    third.closed = True  # given up
+    (fourth,) = packer.add(frames(10), now=5.0)
+    assert (third.nbytes, fourth.nbytes) == (10, 10)
 
 
 # -- a sink that does what the test says ---------------------------------------------------------------

@@ -1,0 +1,21 @@
+"""What a question may come to, named by what whoever asked does next."""
+
+from __future__ import annotations
+
+from otlp_arrow.model import OtlpError
+
+
+class QueryError(OtlpError):
+    """The target cannot be read or reached; see the message."""
+
+
+class BadQuery(QueryError, ValueError):
+    """The question is wrong: change it."""
+
+
+class QueryTimeout(QueryError):
+    """It took longer than it may: ask for less, or allow more time."""
+
+
+class QueryCancelled(QueryError):
+    """Whoever asked does not wait any more."""

@@ -1,0 +1,436 @@
+"""Answers: rows as objects that a program likes to hold, made when they are looked at, with the columns behind them."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Generic, TypeVar, overload
+
+import pyarrow as pa
+
+from otlp_arrow.codec.columns import read
+from otlp_arrow.codec.schema import BOOL, BYTES, DOUBLE, INT, MAP, SLICE, STR
+from otlp_arrow.query.ask import KINDS, STATUSES
+from otlp_arrow.query.values import from_text
+
+_STATUS_NAMES = {number: name for name, number in STATUSES.items()}
+_KIND_NAMES = {number: name for name, number in KINDS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """Something that happened within a span."""
+
+    name: str
+    timestamp: int
+    attributes: dict[str, Any] = field(default_factory=dict)
+    dropped_attributes_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLink:
+    """Another span that a span points to."""
+
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+    trace_state: str = ""
+    flags: int = 0
+    dropped_attributes_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    service_name: str | None
+    resource_attributes: dict[str, Any]
+    scope_name: str
+    scope_version: str
+    scope_attributes: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it: bytes as base64, numbers that JSON has not as text."""
+        found: dict[str, Any] = jsonable(asdict(self))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSpan(_Record):
+    """A span. Times in nanoseconds since 1970, 0 where OTLP has none; ids in hex."""
+
+    trace_id: str
+    span_id: str
+    parent_span_id: str | None
+    name: str
+    kind: str
+    status: str
+    status_description: str | None
+    start_time: int
+    end_time: int
+    duration_ns: int
+    attributes: dict[str, Any]
+    events: list[SpanEvent]
+    links: list[SpanLink]
+    trace_state: str
+    flags: int
+    dropped_attributes_count: int
+    dropped_events_count: int
+    dropped_links_count: int
+
+    @property
+    def is_error(self) -> bool:
+        """Whether its status is ERROR."""
+        return self.status == "ERROR"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLog(_Record):
+    """A log record. ``timestamp`` is its time, or when it was observed if it has none."""
+
+    timestamp: int
+    time: int
+    observed_time: int
+    severity_number: int
+    severity_text: str
+    body: Any
+    attributes: dict[str, Any]
+    event_name: str
+    trace_id: str | None
+    span_id: str | None
+    flags: int
+    dropped_attributes_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPoint(_Record):
+    """A data point of a metric. What its type does not have is None."""
+
+    name: str
+    metric_type: str
+    description: str
+    unit: str
+    start_time: int
+    timestamp: int
+    value: int | float | None
+    attributes: dict[str, Any]
+    flags: int
+    aggregation_temporality: int | None
+    is_monotonic: bool | None
+    count: int | None
+    sum: float | None
+    min: float | None
+    max: float | None
+    bucket_counts: list[int] | None
+    explicit_bounds: list[float] | None
+    scale: int | None
+    zero_count: int | None
+    zero_threshold: float | None
+    positive_offset: int | None
+    positive_bucket_counts: list[int] | None
+    negative_offset: int | None
+    negative_bucket_counts: list[int] | None
+    quantiles: list[tuple[float, float]] | None
+    exemplars: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSummary:
+    """A trace at a glance. The root is its first span without a parent, else the first whose parent is not stored."""
+
+    trace_id: str
+    root_service: str | None
+    root_name: str
+    start_time: int
+    end_time: int
+    duration_ns: int
+    spans: int
+    errors: int
+    services: list[str]
+    complete: bool
+    """Every parent is there."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+Record = TypeVar("Record")
+
+
+class Rows(Sequence[Record], Generic[Record]):
+    """A page of an answer: a sequence of objects over Arrow columns in the storage schema."""
+
+    def __init__(self, batch: pa.RecordBatch, next_cursor: str | None = None) -> None:
+        self._batch = batch
+        self._objects: list[Record] | None = None
+        self.next_cursor = next_cursor
+
+    def __len__(self) -> int:
+        return int(self._batch.num_rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        return self._all()[index]
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._all())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, Rows | list):
+            return self._all() == list(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} rows, next_cursor={self.next_cursor!r})"
+
+    def to_arrow(self) -> pa.Table:
+        """The rows in the storage schema."""
+        return pa.Table.from_batches([self._batch])
+
+    def to_batch(self) -> pa.RecordBatch:
+        """The rows as one batch."""
+        return self._batch
+
+    def to_pandas(self) -> Any:
+        """One row per record, its fields as columns."""
+        import pandas  # type: ignore[import-untyped]  # only if somebody asks for it
+
+        return pandas.DataFrame([asdict(each) for each in self._all()])  # type: ignore[call-overload]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """As JSON takes them."""
+        return [each.to_dict() for each in self._all()]  # type: ignore[attr-defined]
+
+    def _all(self) -> list[Record]:
+        if self._objects is None:
+            self._objects = self._make(self._batch)
+        return self._objects
+
+    def _make(self, batch: pa.RecordBatch) -> list[Record]:
+        raise NotImplementedError
+
+
+class Spans(Rows[StoredSpan]):
+    """Spans."""
+
+    def _make(self, batch: pa.RecordBatch) -> list[StoredSpan]:
+        return spans_of(batch)
+
+
+class Logs(Rows[StoredLog]):
+    """Log records."""
+
+    def _make(self, batch: pa.RecordBatch) -> list[StoredLog]:
+        return logs_of(batch)
+
+
+class Points(Rows[StoredPoint]):
+    """Data points of metrics."""
+
+    def _make(self, batch: pa.RecordBatch) -> list[StoredPoint]:
+        return points_of(batch)
+
+
+class Table:
+    """An answer that is no list of records: named columns and rows of Python values; iterates over dicts."""
+
+    def __init__(self, table: pa.Table, truncated: bool = False) -> None:
+        self._table = table
+        self.truncated = truncated
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter(self.to_dicts())
+
+    def __repr__(self) -> str:
+        return f"Table({self.columns}, {len(self)} rows)"
+
+    @property
+    def columns(self) -> list[str]:
+        """Names, in order; SQL may name two alike."""
+        names: list[str] = self._table.column_names
+        return names
+
+    @property
+    def rows(self) -> list[tuple[Any, ...]]:
+        """Rows as tuples."""
+        return list(zip(*(_plain_column(column) for column in self._table.columns), strict=True))
+
+    def to_arrow(self) -> pa.Table:
+        """As Arrow."""
+        return self._table
+
+    def to_pandas(self) -> Any:
+        """As pandas."""
+        return self._table.to_pandas()
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Rows by column name."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+
+
+def _plain_column(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
+        # Python's datetime ends at microseconds; nothing is to be lost.
+        return column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
+    return column.to_pylist(maps_as_pydicts="lossy")  # type: ignore[no-any-return]
+
+
+# -- from columns --------------------------------------------------------------------------------------
+def spans_of(batch: pa.RecordBatch) -> list[StoredSpan]:
+    """The rows of a traces batch as objects."""
+    c = _columns(batch)
+    return [
+        StoredSpan(
+            **_origin(c, row),
+            trace_id=c["trace_id"][row].hex(),
+            span_id=c["span_id"][row].hex(),
+            parent_span_id=_hex(c["parent_span_id"][row]),
+            name=c["name"][row],
+            kind=_KIND_NAMES.get(c["kind"][row], str(c["kind"][row])),
+            status=_STATUS_NAMES.get(c["status_code"][row], str(c["status_code"][row])),
+            status_description=c["status_message"][row],
+            start_time=c["start_time_unix_nano"][row] or 0,
+            end_time=c["end_time_unix_nano"][row] or 0,
+            duration_ns=_duration(c["start_time_unix_nano"][row], c["end_time_unix_nano"][row]),
+            attributes=attributes_of(c["attributes"][row]),
+            events=[SpanEvent(name, time or 0, attributes_of(a), n or 0) for time, name, a, n in c["events"][row]],
+            links=[
+                SpanLink(_hex(t) or "", _hex(s) or "", attributes_of(a), state or "", flags or 0, n or 0)
+                for t, s, state, flags, a, n in c["links"][row]
+            ],
+            trace_state=c["trace_state"][row] or "",
+            flags=c["flags"][row],
+            dropped_attributes_count=c["dropped_attributes_count"][row],
+            dropped_events_count=c["dropped_events_count"][row],
+            dropped_links_count=c["dropped_links_count"][row],
+        )
+        for row in range(batch.num_rows)
+    ]
+
+
+def logs_of(batch: pa.RecordBatch) -> list[StoredLog]:
+    """The rows of a logs batch as objects."""
+    c = _columns(batch)
+    return [
+        StoredLog(
+            **_origin(c, row),
+            timestamp=c["time_unix_nano"][row] or c["observed_time_unix_nano"][row] or 0,
+            time=c["time_unix_nano"][row] or 0,
+            observed_time=c["observed_time_unix_nano"][row] or 0,
+            severity_number=c["severity_number"][row],
+            severity_text=c["severity_text"][row],
+            body=value_of(c["body"][row]),
+            attributes=attributes_of(c["attributes"][row]),
+            event_name=c["event_name"][row],
+            trace_id=_hex(c["trace_id"][row]),
+            span_id=_hex(c["span_id"][row]),
+            flags=c["flags"][row],
+            dropped_attributes_count=c["dropped_attributes_count"][row],
+        )
+        for row in range(batch.num_rows)
+    ]
+
+
+_POINT_FIELDS = (
+    *("description", "unit", "flags", "aggregation_temporality", "is_monotonic", "count", "sum", "min", "max"),
+    *("bucket_counts", "explicit_bounds", "scale", "zero_count", "zero_threshold", "positive_offset"),
+    *("positive_bucket_counts", "negative_offset", "negative_bucket_counts", "quantiles"),
+)
+
+
+def points_of(batch: pa.RecordBatch) -> list[StoredPoint]:
+    """The rows of a metrics batch as objects."""
+    c = _columns(batch)
+    return [
+        StoredPoint(
+            **_origin(c, row),
+            name=c["metric_name"][row],
+            metric_type=c["metric_type"][row],
+            start_time=c["start_time_unix_nano"][row] or 0,
+            timestamp=c["time_unix_nano"][row] or 0,
+            value=c["double_value"][row] if c["int_value"][row] is None else c["int_value"][row],
+            attributes=attributes_of(c["attributes"][row]),
+            exemplars=[
+                {
+                    "timestamp": time or 0,
+                    "value": double if integer is None else integer,
+                    "trace_id": _hex(trace_id),
+                    "span_id": _hex(span_id),
+                    "attributes": attributes_of(filtered),
+                }
+                for time, integer, double, trace_id, span_id, filtered in c["exemplars"][row] or ()
+            ],
+            **{name: c[name][row] for name in _POINT_FIELDS},
+        )
+        for row in range(batch.num_rows)
+    ]
+
+
+def attributes_of(entries: Sequence[tuple[str, Any]] | None) -> dict[str, Any]:
+    """Attributes as a dictionary; of a key that occurs twice the last value."""
+    return {key: value_of(value) for key, value in entries or ()}
+
+
+def value_of(value: Any) -> Any:
+    """A stored value (``codec.values``) as Python has it."""
+    match value:
+        case None:
+            return None
+        case (type_number, text, integer, double, flag, octets):
+            if type_number in (MAP, SLICE):
+                return from_text(text)
+            return {STR: text, INT: integer, DOUBLE: double, BOOL: flag, BYTES: octets}.get(type_number)
+    raise AssertionError(value)
+
+
+def jsonable(value: Any) -> Any:
+    """The same without what JSON has no word for."""
+    match value:
+        case Mapping():
+            return {str(key): jsonable(each) for key, each in value.items()}
+        case list() | tuple():
+            return [jsonable(each) for each in value]
+        case bytes() | bytearray() | memoryview():
+            return base64.b64encode(value).decode()
+        case float() if not math.isfinite(value):
+            return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        case None | str() | bool() | int() | float():
+            return value
+        case datetime.datetime() | datetime.date() | datetime.time():
+            return value.isoformat()
+        case datetime.timedelta():
+            return value.total_seconds()
+        case _:
+            return str(value)
+
+
+def _columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
+    return {name: read(batch.column(name)) for name in batch.schema.names}
+
+
+def _origin(c: dict[str, list[Any]], row: int) -> dict[str, Any]:
+    return {
+        "service_name": c["service_name"][row],
+        "resource_attributes": attributes_of(c["resource_attributes"][row]),
+        "scope_name": c["scope_name"][row],
+        "scope_version": c["scope_version"][row],
+        "scope_attributes": attributes_of(c["scope_attributes"][row]),
+    }
+
+
+def _hex(octets: bytes | None) -> str | None:
+    return None if octets is None else octets.hex()
+
+
+def _duration(start: int | None, end: int | None) -> int:
+    return 0 if start is None or end is None else end - start

@@ -1,0 +1,1 @@
+"""Floor 4: the doors for eyes, on the admin listener."""

@@ -1,0 +1,129 @@
+"""Columns read one by one are what pyarrow reads."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+import strategies
+from otlp_arrow.codec import decode
+from otlp_arrow.codec.schema import SCHEMAS
+from otlp_arrow.model import Signal
+from otlp_arrow.query.errors import QueryError
+from otlp_arrow.query.ipc_columns import Unreadable, layout, read_batch_header
+from otlp_arrow.query.nested import row_codes
+from otlp_arrow.query.segments import _LAYOUTS, ColumnCache, FileUnit, SegmentFile, SegmentPlaces
+from otlp_arrow.storage.store import StorageSettings, Store
+from samples import samples
+
+
+def written(directory: Path, signal: Signal, batches: list[pa.RecordBatch]) -> list[FileUnit]:
+    """The batches as units of a segment."""
+    store = Store(StorageSettings(directory))
+    store.open()
+    for number, batch in enumerate(batches, 1):
+        store.write(signal, batch, number, number)
+    store.close(len(batches))
+    (path,) = (directory / "otlp" / signal.value).iterdir()
+    file = SegmentFile(path)
+    stat = file.stat()
+    places = SegmentPlaces(path, signal, stat.st_ino)
+    places.extend(file, stat.st_size, stat.st_mtime_ns)
+    assert places.closed
+    cache = ColumnCache(2**24)
+    return [FileUnit(places, place, file, cache, cache) for place in places.units]
+
+
+def check(units: list[FileUnit], batches: list[pa.RecordBatch]) -> None:
+    assert len(units) == len(batches)
+    for unit, batch in zip(units, batches, strict=True):
+        unit.verify()
+        some = np.array(sorted(random.Random(1).sample(range(batch.num_rows), min(3, batch.num_rows))), np.int64)
+        for name in batch.schema.names:
+            column = unit.column(name)
+            column.validate(full=True)
+            assert column.equals(batch.column(name)), name
+            picked = unit._open().take(_LAYOUTS[unit.signal][name], some)
+            picked.validate(full=True)
+            assert picked.equals(batch.column(name).take(pa.array(some))), name
+        for _ in range(2):  # the second time resources are numbered
+            shuffled = np.array(random.Random(2).sample(range(batch.num_rows), batch.num_rows))
+            assert unit.take(shuffled).equals(batch.take(pa.array(shuffled)))
+        for name in ("resource_attributes", "scope_attributes"):
+            codes = row_codes(batch.column(name))
+            rows = strategies.columns.read(batch.column(name))
+            first: dict[int, object] = {}
+            for code, row in zip(codes.tolist(), rows, strict=True):
+                assert strategies.comparable(first.setdefault(code, row)) == strategies.comparable(row)
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_every_sample_reads_column_by_column_as_pyarrow_reads_it(tmp_path: Path, signal: Signal):
+    batches = [decode(signal, sample.payload) for sample in samples() if sample.signal is signal]
+    batches = [batch for batch in batches if batch.num_rows]
+    check(written(tmp_path, signal, batches), batches)
+
+
+@pytest.mark.parametrize("signal", Signal)
+@hypothesis_settings(max_examples=15)
+@given(data=st.data())
+def test_any_request_reads_column_by_column_as_pyarrow_reads_it(tmp_path_factory, signal: Signal, data: st.DataObject):
+    requests = data.draw(st.lists(strategies.requests(signal), min_size=1, max_size=3))
+    batches = [decode(signal, request.SerializeToString()) for request in requests]
+    batches = [batch for batch in batches if batch.num_rows]
+    if batches:
+        check(written(tmp_path_factory.mktemp("any"), signal, batches), batches)
+
+
+def test_large_buffers_are_read_only_as_far_as_the_rows_reach(tmp_path: Path):
+    payload = max((s.payload for s in samples() if s.signal is Signal.TRACES), key=len)
+    batch = decode(Signal.TRACES, payload)
+    large = pa.concat_batches([batch] * (40_000 // batch.num_rows))
+    (unit,) = written(tmp_path, Signal.TRACES, [large])
+    for rows in ([0], [5, 7, 100], [large.num_rows - 1], [3, large.num_rows // 2]):
+        some = np.array(rows)
+        assert unit.take(some).equals(large.take(pa.array(some)))
+
+
+def test_a_damaged_unit_is_an_error_and_not_a_wrong_answer(tmp_path: Path):
+    batches = [decode(Signal.TRACES, sample.payload) for sample in samples() if sample.signal is Signal.TRACES][:1]
+    (unit,) = written(tmp_path, Signal.TRACES, batches)
+    path = unit.segment.path
+    data = bytearray(path.read_bytes())
+    data[unit.place.body + 40] ^= 0xFF
+    path.write_bytes(data)
+    with pytest.raises(QueryError, match="checksum"):
+        unit.verify()
+    path.write_bytes(data[: unit.place.body + 8])
+    with pytest.raises(QueryError):
+        unit.column("attributes")
+
+
+def test_what_is_no_message_is_refused():
+    for junk in (b"", b"\0" * 16, b"\xff" * 64):
+        with pytest.raises(Unreadable):
+            read_batch_header(junk)
+    with pytest.raises(Unreadable):
+        layout(pa.schema([("a", pa.large_list(pa.int8()))]))
+
+
+def test_a_cache_holds_no_more_than_it_may():
+    cache = ColumnCache(1000)
+    arrays = [pa.array(np.arange(n, n + 40)) for n in range(5)]
+    for n, array in enumerate(arrays):
+        cache.put(("a", 0, n, "c"), array)
+    assert cache.nbytes <= 1000
+    assert cache.get(("a", 0, 0, "c")) is None
+    assert cache.get(("a", 0, 4, "c")).equals(arrays[4])
+    cache.put(("a", 0, 9, "c"), pa.array(np.arange(100)))
+    assert cache.get(("a", 0, 9, "c")) is None
+
+
+assert SCHEMAS
