@@ -1,10 +1,12 @@
-"""The compiled kernel. Optional: without a compiler the install goes on, with the reference decoder."""
+"""The compiled kernel and the compiled gRPC door. Optional: without a compiler the install goes on, with the
+reference decoder and gRPC's own library."""
 
 from pathlib import Path
 
 from setuptools import Extension, setup
 
 CODEC = Path("service/otlp_arrow/codec")
+RECEIVERS = Path("service/otlp_arrow/receivers")
 
 setup(
     ext_modules=[
@@ -17,6 +19,12 @@ setup(
             # Nothing that ties the build to one CPU: wheels are for all of them (crc32 looks at run time).
             extra_compile_args=["-O3"],
             optional=True,
-        )
+        ),
+        Extension(
+            "otlp_arrow.receivers._http2",
+            [str(RECEIVERS / "_http2.pyx")],
+            extra_compile_args=["-O2"],
+            optional=True,
+        ),
     ]
 )

@@ -34,8 +34,8 @@ from otlp_arrow.codec.otlp_json import protobuf_to_json
 from otlp_arrow.codec.reference import decode_with_outcome
 from otlp_arrow.model import Batch, Busy, Receipt, Rejected, Signal
 from otlp_arrow.model.meter import REQUESTS, Metric, NullMeter
-from otlp_arrow.receivers import OtlpGrpcServer, OtlpHttpServer
-from otlp_arrow.receivers.otlp_grpc import SERVICES
+from otlp_arrow.receivers import AioOtlpGrpcServer, OtlpGrpcServer, OtlpHttpServer
+from otlp_arrow.receivers.grpc_common import SERVICES
 
 REQUEST: dict[Signal, type[Message]] = {
     Signal.TRACES: ExportTraceServiceRequest,
@@ -92,6 +92,9 @@ class MemoryIntake:
     def admit(self, nbytes: int) -> MemoryTicket:
         self.asked_bytes.append(nbytes)
         return MemoryTicket(self, nbytes)
+
+    def submit(self, batch: Batch, ticket: MemoryTicket | None = None) -> asyncio.Future[Receipt]:
+        return asyncio.ensure_future(self.accept(batch, ticket))
 
     async def accept(self, batch: Batch, ticket: MemoryTicket | None = None) -> Receipt:
         ticket = ticket or self.admit(len(batch.payload))
@@ -277,13 +280,19 @@ Sender = GrpcSender | HttpSender
 class OpenDoor:
     """A door, what is behind it, and a sender in front of it."""
 
-    server: OtlpGrpcServer | OtlpHttpServer
+    server: AioOtlpGrpcServer | OtlpGrpcServer | OtlpHttpServer
     intake: MemoryIntake
     meter: CountingMeter
     sender: Sender
 
 
-DIALECTS = ("grpc", "http-protobuf", "http-json")
+DIALECTS = ("grpc", "grpc-library", "http-protobuf", "http-json")
+SERVERS: dict[str, Callable[..., Any]] = {
+    "grpc": OtlpGrpcServer,
+    "grpc-library": AioOtlpGrpcServer,
+    "http-protobuf": OtlpHttpServer,
+    "http-json": OtlpHttpServer,
+}
 
 
 @asynccontextmanager
@@ -291,11 +300,10 @@ async def open_door(dialect: str, *, intake: MemoryIntake | None = None, **optio
     """One door on a free port, with a sender of ``dialect``; afterwards nothing may be left reserved."""
     intake = intake or MemoryIntake()
     meter = CountingMeter()
-    kind: Callable[..., Any] = OtlpGrpcServer if dialect == "grpc" else OtlpHttpServer
     arguments = {"host": "127.0.0.1", "port": 0, "meter": meter} | options
-    async with kind(intake, **arguments) as server:
+    async with SERVERS[dialect](intake, **arguments) as server:
         sender: Sender
-        if dialect == "grpc":
+        if dialect.startswith("grpc"):
             sender = GrpcSender(server.bound_port)
         else:
             sender = HttpSender(server.bound_port, dialect.removeprefix("http-"))

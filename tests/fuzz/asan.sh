@@ -1,8 +1,8 @@
 #!/bin/sh
-# Builds the kernel with AddressSanitizer and UndefinedBehaviorSanitizer in a directory of its own and runs
-# its tests with it; any finding ends the run with a report. Needs gcc and its sanitizer libraries.
+# Builds the kernel and the gRPC door with AddressSanitizer and UndefinedBehaviorSanitizer in a directory of its own and runs
+# their tests with it; any finding ends the run with a report. Needs gcc and its sanitizer libraries.
 #
-#   tests/fuzz/asan.sh                     the unit tests of the kernel, 2,000 mutated requests
+#   tests/fuzz/asan.sh                     the unit tests of both, 2,000 mutated requests
 #   tests/fuzz/asan.sh -m soak             100,000 of them
 #
 # PYTHON names the interpreter (default: python). Memory that Python itself never frees is not reported.
@@ -14,7 +14,7 @@ build=$(mktemp -d)
 trap 'rm -rf "$build"' EXIT
 
 cp -r "$root/service" "$root/setup.py" "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$build"
-rm -f "$build"/service/otlp_arrow/codec/_kernel.*.so "$build"/service/otlp_arrow/codec/_kernel.c
+rm -f "$build"/service/otlp_arrow/*/*.so "$build"/service/otlp_arrow/*/*.c
 (
     cd "$build"
     CFLAGS="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g -O1" \
@@ -28,4 +28,4 @@ LD_PRELOAD=$(gcc -print-file-name=libasan.so) \
     ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 \
     UBSAN_OPTIONS=print_stacktrace=1 \
     PYTHONMALLOC=malloc ARROW_DEFAULT_MEMORY_POOL=system PYTHONPATH="$build/service" \
-    "$python" -X faulthandler -m pytest tests/unit/codec/test_kernel*.py -p no:cacheprovider -k "not memory" "$@"
+    "$python" -X faulthandler -m pytest tests/unit/codec/test_kernel*.py tests/unit/receivers/test_http2.py -p no:cacheprovider -k "not memory" "$@"

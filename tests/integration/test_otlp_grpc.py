@@ -15,14 +15,20 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from certificates import Certificates
-from doors import CountingMeter, GrpcSender, MemoryIntake, OpenDoor, open_door, span_request, until
+from doors import SERVERS, CountingMeter, GrpcSender, MemoryIntake, OpenDoor, open_door, span_request, until
 from otlp_arrow.model import OtlpServerError, Signal
-from otlp_arrow.receivers import Authenticator, OtlpGrpcServer, ServerTls
-from otlp_arrow.receivers.otlp_grpc import SERVICES
+from otlp_arrow.receivers import Authenticator, ServerTls
+from otlp_arrow.receivers.grpc_common import SERVICES
 
 SPAN = span_request("one")
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture(autouse=True, params=["grpc", "grpc-library"], ids=["compiled", "library"])
+def _door_of(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything here holds for the compiled door and for the one by gRPC's own library."""
+    monkeypatch.setitem(SERVERS, "grpc", SERVERS[request.param])
 
 
 def channel_of(door: OpenDoor) -> grpc.aio.Channel:
@@ -67,19 +73,6 @@ async def test_a_call_that_ends_without_a_message_is_refused() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as error:
             await call
         assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-
-
-async def test_services_of_other_protocols_share_the_port_and_its_credentials() -> None:
-    async def echo(message: bytes, _call: grpc.aio.ServicerContext) -> bytes:
-        return message
-
-    extra = grpc.method_handlers_generic_handler("other.Service", {"Echo": grpc.unary_unary_rpc_method_handler(echo)})
-    async with open_door("grpc", extra_services=[extra], auth=Authenticator(api_keys=["k"])) as door:
-        method = channel_of(door).unary_unary("/other.Service/Echo")
-        assert await method(b"hello", metadata=(("x-api-key", "k"),), timeout=5) == b"hello"
-        with pytest.raises(grpc.aio.AioRpcError) as error:
-            await method(b"hello", timeout=5)
-        assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_while_there_is_no_room_calls_are_refused_before_their_message_is_read() -> None:
@@ -165,7 +158,7 @@ async def test_five_hundred_calls_at_once_on_one_connection_are_all_taken() -> N
 async def test_a_taken_port_gives_an_error_that_names_it() -> None:
     async with open_door("grpc") as door:
         port = door.server.bound_port
-        other = OtlpGrpcServer(MemoryIntake(), host="127.0.0.1", port=port, meter=CountingMeter())
+        other = SERVERS["grpc"](MemoryIntake(), host="127.0.0.1", port=port, meter=CountingMeter())
         with pytest.raises(OtlpServerError, match=rf"127\.0\.0\.1:{port}: another program .*OTLP_PROTOBUF_PORT"):
             await other.__aenter__()
         assert (await door.sender.send(Signal.TRACES, SPAN)).ok

@@ -26,6 +26,7 @@ WATCH_INTERVAL_S = 1.0
 """A change of health reaches the log and the gRPC health service within this time; orchestrators ask every
 five to ten seconds."""
 
+LIBRARY_COST = "a call costs five to ten times the CPU; install with a C compiler at hand to have the compiled door"
 REFERENCE_COST = "decoding costs about thirty times the CPU; install with a C compiler at hand to have the kernel"
 
 

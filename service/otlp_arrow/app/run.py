@@ -19,12 +19,13 @@ from typing import Any
 import structlog
 
 from otlp_arrow.app import logging
-from otlp_arrow.app.health import REFERENCE_COST
+from otlp_arrow.app.health import LIBRARY_COST, REFERENCE_COST
 from otlp_arrow.app.settings import Settings
 from otlp_arrow.app.wiring import Collector, open_collector, require_a_door
 from otlp_arrow.codec import KERNEL_ERROR, kernel_available
 from otlp_arrow.model.errors import OtlpError
 from otlp_arrow.model.limits import EXIT_GRACE_S
+from otlp_arrow.receivers import COMPILED_GRPC
 from otlp_arrow.storage.disk import Disk
 
 log = structlog.get_logger(__name__)
@@ -52,6 +53,8 @@ async def run(settings: Settings, *, ready: Ready | None = None, disk: Disk | No
     logging.leave_to_host()
     if not kernel_available():
         log.warning("running on the reference decoder", reason=KERNEL_ERROR, cost=REFERENCE_COST)
+    if not COMPILED_GRPC and settings.protocols.protobuf_enabled:
+        log.warning("OTLP/gRPC is served by gRPC's own library: the compiled door was not built", cost=LIBRARY_COST)
     life = _Life(settings.shutdown_timeout_secs)
     serving = asyncio.create_task(_serve(settings, life, ready, disk), name="otlp-serve")
     with _signals(lambda number: life.signalled(number, serving)):

@@ -62,6 +62,12 @@ class ProtocolSettings(_Section):
 
     protobuf_enabled: bool = _setting(True, "Opens OTLP/gRPC.", _BOOL, "OTLP_PROTOBUF_ENABLED")
     protobuf_port: Port = _setting(4317, "Port of OTLP/gRPC and its health service.", _PORT, "OTLP_PROTOBUF_PORT")
+    protobuf_engine: Annotated[Literal["compiled", "grpcio"], BeforeValidator(lower)] = _setting(
+        "compiled",
+        "Who serves OTLP/gRPC: `compiled` our own module, `grpcio` gRPC's library, at five to ten times the CPU.",
+        "compiled or grpcio",
+        "OTLP_PROTOBUF_ENGINE",
+    )
     http_enabled: bool = _setting(True, "Opens OTLP/HTTP (protobuf and JSON).", _BOOL, "OTLP_HTTP_ENABLED")
     http_port: Port = _setting(4318, "Port of OTLP/HTTP.", _PORT, "OTLP_HTTP_PORT")
     http_cors_origins: Words = _setting(

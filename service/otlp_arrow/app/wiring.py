@@ -29,10 +29,10 @@ from otlp_arrow.model.limits import WAL_FILE_BYTES
 from otlp_arrow.pipeline import Ack, Pipeline, PipelineSettings
 from otlp_arrow.query.engine import Engine
 from otlp_arrow.query.store import source_of
+from otlp_arrow.receivers import AioOtlpGrpcServer, OtlpGrpcServer
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.flight import DOOR as FLIGHT_DOOR
 from otlp_arrow.receivers.flight import FlightServer
-from otlp_arrow.receivers.otlp_grpc import OtlpGrpcServer
 from otlp_arrow.receivers.otlp_http import OtlpHttpServer
 from otlp_arrow.receivers.tls import ServerTls
 from otlp_arrow.sinks.destination import Destination
@@ -57,7 +57,7 @@ class Collector:
     health: Health
     meter: PrometheusMeter
     pipeline: Pipeline
-    grpc: OtlpGrpcServer | None = None
+    grpc: OtlpGrpcServer | AioOtlpGrpcServer | None = None
     http: OtlpHttpServer | None = None
     flight: FlightServer | None = None
     admin: AdminServer | None = None
@@ -132,7 +132,9 @@ async def open_collector(
         await parts.enter_async_context(forwarding)
         doors = settings.protocols
         if doors.protobuf_enabled:
-            collector.grpc = OtlpGrpcServer(
+            grpc_door: type[OtlpGrpcServer] | type[AioOtlpGrpcServer]
+            grpc_door = OtlpGrpcServer if doors.protobuf_engine == "compiled" else AioOtlpGrpcServer
+            collector.grpc = grpc_door(
                 pipeline.intake,
                 host=settings.host,
                 port=doors.protobuf_port,

@@ -115,6 +115,22 @@ MAX_CONCURRENT_STREAMS = 1024
 many end at once gRPC's server refuses some of those that follow (UNAVAILABLE, so they are sent again):
 hence far above what anyone needs. A bound that answers RESOURCE_EXHAUSTED would make senders drop data."""
 
+MAX_NUISANCE_FRAMES = 10_000
+"""HTTP/2 frames that bring no request (pings, resets, settings) on one connection within a quarter of a keepalive
+interval, each request outweighing two; clients send one or two a request, floods hundreds of thousands."""
+
+HTTP2_STREAM_WINDOW_BYTES = 4 * MIB
+"""What a client may send of one request before it hears from us: more than any exporter puts into one."""
+
+HTTP2_CONNECTION_WINDOW_BYTES = 16 * MIB
+"""The same of all requests of a connection."""
+
+HTTP2_FRAME_BYTES = 256 * KIB
+"""The largest frame taken: a usual request in one."""
+
+MAX_INCOMPLETE_BYTES = 256 * MIB
+"""Parts of gRPC messages that have not come whole, on all connections together: four of the largest."""
+
 GRPC_KEEPALIVE_S = 60
 """A connection that is silent this long is asked whether the other side still lives, and closed if no answer
 comes within a third of it; machines that vanish would otherwise hold their streams for hours."""

@@ -230,6 +230,10 @@ class Intake:
         that is malformed as a whole, ``Busy`` or ``Closed`` when nothing was kept. A caller that is
         cancelled may not assume either. Takes the ticket over in every case.
         """
+        return await self.submit(batch, ticket)
+
+    def submit(self, batch: Batch, ticket: Ticket | None = None) -> asyncio.Future[Receipt]:
+        """As ``accept``, for callers that need no task to wait in. ``Busy`` and ``Closed`` may come at once."""
         if ticket is None:
             ticket = self.admit(len(batch.payload))
         elif self._closed or self._trouble or self._stuck_since is not None:
@@ -239,7 +243,7 @@ class Intake:
         future: asyncio.Future[Receipt] = loop.create_future()
         self._pending.append(_Pending(batch, ticket, future, loop.time()))
         self._wake.set()
-        return await future
+        return future
 
     def _refusal(self) -> Busy:
         if self._closed:

@@ -2,8 +2,25 @@
 
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.intake import Intake, Ticket
-from otlp_arrow.receivers.otlp_grpc import OtlpGrpcServer
+from otlp_arrow.receivers.otlp_grpc_aio import AioOtlpGrpcServer
 from otlp_arrow.receivers.otlp_http import OtlpHttpServer
 from otlp_arrow.receivers.tls import ServerTls
 
-__all__ = ["Authenticator", "Intake", "OtlpGrpcServer", "OtlpHttpServer", "ServerTls", "Ticket"]
+try:
+    from otlp_arrow.receivers.otlp_grpc import OtlpGrpcServer
+except ImportError:  # no compiler was there when it was installed
+    COMPILED_GRPC = False
+    OtlpGrpcServer = AioOtlpGrpcServer  # type: ignore[misc,assignment]
+else:
+    COMPILED_GRPC = True
+
+__all__ = [
+    "COMPILED_GRPC",
+    "AioOtlpGrpcServer",
+    "Authenticator",
+    "Intake",
+    "OtlpGrpcServer",
+    "OtlpHttpServer",
+    "ServerTls",
+    "Ticket",
+]

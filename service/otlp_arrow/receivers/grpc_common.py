@@ -7,12 +7,19 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from otlp_arrow.model import Unauthenticated, limits
+from otlp_arrow.model import Signal, Unauthenticated, limits
 from otlp_arrow.model.meter import REQUESTS, Meter
 from otlp_arrow.receivers import replies
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.listen import Place, free_addresses
 from otlp_arrow.receivers.tls import ServerTls
+
+SERVICES = {
+    Signal.TRACES: "opentelemetry.proto.collector.trace.v1.TraceService",
+    Signal.METRICS: "opentelemetry.proto.collector.metrics.v1.MetricsService",
+    Signal.LOGS: "opentelemetry.proto.collector.logs.v1.LogsService",
+}
+"""The OTLP services, each of which has the one method ``Export``."""
 
 
 def channel_options(*, max_receive_bytes: int, max_send_bytes: int) -> list[tuple[str, int]]:

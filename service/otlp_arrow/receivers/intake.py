@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol, TypeVar
 
 from otlp_arrow.model import Batch, Receipt
@@ -25,6 +26,9 @@ class Intake(Protocol[T]):
 
     def admit(self, nbytes: int) -> T:
         """Reserve memory before anything is read or decoded. Raises ``Busy``, ``Closed``."""
+
+    def submit(self, batch: Batch, ticket: T | None = None) -> asyncio.Future[Receipt]:
+        """``accept`` for callers without a task of their own: what it raises, this may raise or the future may hold."""
 
     async def accept(self, batch: Batch, ticket: T | None = None) -> Receipt:
         """Returns when the batch is durable.

@@ -1,7 +1,7 @@
 """Senders at the wrong door: what their first bytes are, and what they are told.
 
-Only the HTTP door sees first bytes. gRPC's library parses its own, shows them to nobody, and closes the
-connection: an HTTP client there reads a bad status line, a TLS client a wrong version number.
+gRPC's own library, where it serves (``otlp_grpc_aio``, Flight), shows first bytes to nobody and closes the connection:
+an HTTP client there reads a bad status line, a TLS client a wrong version number.
 """
 
 from __future__ import annotations
@@ -40,6 +40,11 @@ GRPC = Mistake(
     "grpc",
     "This port speaks OTLP/HTTP, and a gRPC client came: send OTLP/gRPC to its own port (4317 by default), "
     "or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf.",
+)
+HTTP1 = Mistake(
+    "http",
+    "This port speaks OTLP/gRPC, and another client came: send OTLP/HTTP to its own port (4318 by default), "
+    "or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc.",
 )
 TLS = Mistake(
     "tls",

@@ -29,11 +29,12 @@ from otlp_arrow.receivers import misdirected, replies, unpack
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.cors import CorsPolicy
 from otlp_arrow.receivers.in_flight import InFlight
-from otlp_arrow.receivers.intake import Intake, Ticket
+from otlp_arrow.receivers.inflating import Reservation, inflate
+from otlp_arrow.receivers.intake import Intake
 from otlp_arrow.receivers.listen import Place, bind
 from otlp_arrow.receivers.replies import Refusal
 from otlp_arrow.receivers.tls import ServerTls
-from otlp_arrow.receivers.unpack import Coding, Media
+from otlp_arrow.receivers.unpack import Media
 
 log = structlog.get_logger(__name__)
 
@@ -155,13 +156,13 @@ class OtlpHttpServer:
         length = request.content_length
         if length is not None and length > self._max_request_bytes:
             raise self._too_large()
-        reservation = _Reservation(self._intake, _CHUNKED_BYTES if length is None else length)
+        reservation = Reservation(self._intake, _CHUNKED_BYTES if length is None else length)
         try:
             if headers.get("Expect", "").lower() == "100-continue":
                 await _continue(request)
             body = await self._read(request, reservation)
             if applied:
-                body = await self._inflate(body, applied, reservation)
+                body = await inflate(body, applied, self._max_request_bytes, reservation, self._workers)
             if media is Media.JSON:
                 body = await self._from_json(signal, body)
                 reservation.cover(len(body))
@@ -180,7 +181,7 @@ class OtlpHttpServer:
         return unpack.media_type(content_type)[0]
 
     # -- the body --------------------------------------------------------------------------------------
-    async def _read(self, request: web.BaseRequest, reservation: _Reservation) -> bytes:
+    async def _read(self, request: web.BaseRequest, reservation: Reservation) -> bytes:
         """The body as it was sent."""
         content = request.content
         chunks: list[bytes] = []
@@ -200,23 +201,6 @@ class OtlpHttpServer:
         except (RequestPayloadError, HttpProcessingError) as error:
             # From aiohttp's parser in Python; its compiled one leaves the reader waiting for the timeout.
             raise Rejected(f"the body is not well-formed HTTP: {error}") from error
-
-    async def _inflate(self, body: bytes, applied: tuple[Coding, ...], reservation: _Reservation) -> bytes:
-        pieces = unpack.inflate(body, applied, self._max_request_bytes)
-        inflated: list[bytes] = []
-        total = 0
-        ended = False
-        in_place = len(body) <= limits.INFLATE_INLINE_BYTES
-        while not ended:
-            if in_place:
-                more, ended = unpack.take(pieces, limits.INFLATE_INLINE_BYTES)
-                in_place = False
-            else:
-                more, ended = await self._in_thread(unpack.take, pieces, limits.INFLATE_STEP_BYTES)
-            inflated += more
-            total += sum(map(len, more))
-            reservation.cover(total)
-        return inflated[0] if len(inflated) == 1 else b"".join(inflated)
 
     async def _from_json(self, signal: Signal, body: bytes) -> bytes:
         if not body:
@@ -278,26 +262,6 @@ class OtlpHttpServer:
 
     def _count(self, outcome: str) -> None:
         self._meter.add(REQUESTS, 1, "otlp", "http", outcome)
-
-
-class _Reservation:
-    """A ticket that covers the largest of several sizes rather than their sum.
-
-    The intake reckons with several times the bytes of a ticket, for the columns to come; while a
-    request is being unpacked they are not there yet, and its earlier forms live in their place.
-    """
-
-    __slots__ = ("nbytes", "ticket")
-
-    def __init__(self, intake: Intake[Any], nbytes: int) -> None:
-        self.ticket: Ticket = intake.admit(nbytes)
-        self.nbytes = nbytes
-
-    def cover(self, nbytes: int) -> None:
-        """Raises ``Busy`` if there is no room for so many."""
-        if nbytes > self.nbytes:
-            self.ticket.grow(nbytes - self.nbytes)
-            self.nbytes = nbytes
 
 
 class _Slow(Exception):

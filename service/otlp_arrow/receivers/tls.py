@@ -32,13 +32,22 @@ class ServerTls:
         self.client_ca_file = Path(client_ca_file) if client_ca_file else None
         self._lock = threading.Lock()  # gRPC asks on its own threads
         self._stamp = self._look()
-        self._context = self._load()
+        self._contexts = {"http/1.1": self._load("http/1.1")}  # by the protocol that they offer
         self._generation = 0
 
-    def ssl_context(self) -> ssl.SSLContext:
-        """For asyncio servers. Hand it over once; its connections see renewed files by themselves."""
-        front = self._load()
-        front.sni_callback = self._choose
+    def ssl_context(self, protocol: str = "http/1.1") -> ssl.SSLContext:
+        """For asyncio servers of a protocol (its ALPN name, RFC 7301). Hand it over once; its connections see renewed
+        files by themselves.
+        """
+        self._contexts[protocol] = self._load(protocol)
+        front = self._load(protocol)
+
+        # Called for every handshake, with or without a server name.
+        def choose(connection: ssl.SSLObject, _name: str | None, _front: ssl.SSLContext) -> None:
+            self._refresh()
+            connection.context = self._contexts[protocol]
+
+        front.sni_callback = choose
         return front
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
@@ -66,11 +75,6 @@ class ServerTls:
         authorities = self.client_ca_file.read_bytes() if self.client_ca_file else None
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)
 
-    def _choose(self, connection: ssl.SSLObject, _name: str | None, _front: ssl.SSLContext) -> None:
-        # Called for every handshake, with or without a server name.
-        self._refresh()
-        connection.context = self._context
-
     def _refresh(self) -> None:
         """Load the files again if they are not those of the last look."""
         stamp = self._look()
@@ -81,7 +85,7 @@ class ServerTls:
                 return
             self._stamp = stamp  # also when they cannot be used: the log says it once
             try:
-                self._context = self._load()
+                self._contexts = {protocol: self._load(protocol) for protocol in self._contexts}
             except OtlpConfigError as error:
                 log.error("renewed certificate is not usable, the previous one stays in force", reason=str(error))
             else:
@@ -98,13 +102,13 @@ class ServerTls:
             found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino) if stat else (0, 0, 0))
         return tuple(found)
 
-    def _load(self) -> ssl.SSLContext:
+    def _load(self, protocol: str) -> ssl.SSLContext:
         """The files as a context, which also proves them usable for gRPC (its own errors name no file)."""
         _read("tls.cert_file", self.cert_file)
         _read("tls.key_file", self.key_file)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.set_alpn_protocols(["http/1.1"])
+        context.set_alpn_protocols([protocol])
         try:
             context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
         except _Encrypted as error:

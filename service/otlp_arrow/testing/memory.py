@@ -63,6 +63,10 @@ class MemoryIntake:
         """Room for everything."""
         return MemoryTicket()
 
+    def submit(self, batch: Batch, ticket: MemoryTicket | None = None) -> asyncio.Future[Receipt]:
+        """``accept`` in a task."""
+        return asyncio.ensure_future(self.accept(batch, ticket))
+
     async def accept(self, batch: Batch, ticket: MemoryTicket | None = None) -> Receipt:
         """Keep a batch, unless a fault is next. Raises ``Rejected`` as the pipeline does."""
         door = batch.transport if batch.receiver == "otlp" else batch.receiver

@@ -1,0 +1,490 @@
+"""The compiled side of the gRPC door: header blocks, frames, windows, and what a peer may not do."""
+
+from __future__ import annotations
+
+import random
+import struct
+from typing import Any
+
+import hpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from http2_frames import (
+    CALL,
+    CONTINUATION,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    GREETING,
+    HAS_PRIORITY,
+    HEADERS,
+    PADDED,
+    PING,
+    PRIORITY,
+    PUSH,
+    RST,
+    SETTINGS,
+    WINDOW,
+    block,
+    call,
+    frame,
+    message,
+)
+
+http2 = pytest.importorskip("otlp_arrow.receivers._http2", reason="the compiled door was not built")
+
+
+class Server:
+    """A connection that answers every call at once, and writes down what it heard."""
+
+    def __init__(self, *, answers: bool = True, **limits: int) -> None:
+        self.heard: list[tuple[Any, ...]] = []
+        self.streams: list[Any] = []
+        self.answers = answers
+        bounds = {
+            "max_message_bytes": 100_000,
+            "max_streams": 100,
+            "max_header_bytes": 16384,
+            "max_nuisance": 1000,
+            "stream_window_bytes": 1 << 20,
+            "connection_window_bytes": 1 << 22,
+            "max_frame_bytes": 1 << 18,
+        }
+        self.connection = http2.Connection(self, **(bounds | limits))
+        self.output = b""
+
+    def begin(self, stream: Any) -> None:
+        self.streams.append(stream)
+        self.heard.append(("begin", stream.stream_id, stream.headers[":path"]))
+
+    def complete(self, stream: Any) -> None:
+        self.heard.append(("complete", stream.stream_id, stream.message))
+        if self.answers:
+            self.connection.ok(stream)
+
+    def broken(self, stream: Any, reason: str, too_large: bool) -> None:
+        self.heard.append(("broken", stream.stream_id, reason, too_large))
+        self.connection.respond(stream, http2.header_block([(b":status", b"200"), (b"grpc-status", b"3")]))
+
+    def reset(self, stream: Any) -> None:
+        self.heard.append(("reset", stream.stream_id))
+
+    def feed(self, data: bytes, step: int = 1 << 18) -> list[tuple[Any, ...]]:
+        """Take bytes in; what was heard of since the last time."""
+        before = len(self.heard)
+        for at in range(0, len(data), step):
+            piece = bytearray(data[at : at + step])
+            self.connection.receive(piece, len(piece))
+            piece[:] = bytes(len(piece))  # nothing of it may be kept
+        self.output += self.connection.take()
+        return self.heard[before:]
+
+    def frames(self) -> list[tuple[int, int, int, bytes]]:
+        """The frames that came out since the last time."""
+        found, data = [], self.output
+        self.output = b""
+        while data:
+            size = int.from_bytes(data[:3], "big")
+            found.append((data[3], data[4], int.from_bytes(data[5:9], "big"), data[9 : 9 + size]))
+            data = data[9 + size :]
+        return found
+
+    def error(self) -> tuple[int, str]:
+        """The code and the words of the GOAWAY that closed the connection."""
+        assert self.connection.closed
+        kind, _, stream, payload = self.frames()[-1]
+        assert (kind, stream) == (GOAWAY, 0)
+        assert payload[8:].decode() == self.connection.error
+        return int.from_bytes(payload[4:8], "big"), payload[8:].decode()
+
+
+def greeted(**options: Any) -> Server:
+    server = Server(**options)
+    server.feed(GREETING)
+    server.frames()
+    return server
+
+
+# -- header blocks -------------------------------------------------------------------------------------
+names = st.from_regex(r"[a-z][a-z0-9_.-]{0,20}", fullmatch=True).filter(
+    lambda n: n not in ("te", "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade")
+)
+values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60)
+fields = st.lists(st.tuples(names, values, st.booleans()), max_size=12)
+
+
+@given(st.lists(st.tuples(fields, st.booleans(), st.sampled_from([None, 0, 100, 4096])), max_size=8))
+def test_blocks_read_as_an_independent_encoder_meant_them(blocks: Any) -> None:
+    encoder, decoder = hpack.Encoder(), http2.HeaderDecoder(1 << 16)
+    for some, huffman, table_bytes in blocks:
+        if table_bytes is not None:
+            encoder.header_table_size = table_bytes
+        sent = [hpack.HeaderTuple(n, v) if kept else hpack.NeverIndexedHeaderTuple(n, v) for n, v, kept in some]
+        pseudo = [(":method", "POST"), (":scheme", "http"), (":path", "/x")]
+        wanted: dict[str, bytes] = {n: v.encode() for n, v in pseudo}
+        for name, value, _ in some:
+            wanted[name] = wanted[name] + b", " + value.encode() if name in wanted else value.encode()
+        assert decoder.decode(encoder.encode([*pseudo, *sent], huffman=huffman)) == wanted
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_survive_the_huffman_code(raw: bytes) -> None:
+    value = raw.translate(None, b"\0\r\n")
+    encoded = hpack.Encoder().encode([(b":method", b"x"), (b":scheme", b"x"), (b":path", value)], huffman=True)
+    assert http2.HeaderDecoder(1 << 16).decode(encoded)[":path"] == value
+
+
+@settings(max_examples=500)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
+    decoder = http2.HeaderDecoder(1 << 16)
+    try:
+        headers = decoder.decode(raw)
+    except http2.HpackError:
+        return
+    assert headers is None or ":path" in headers
+
+
+def test_a_repeated_block_is_the_same_headers_until_the_table_changes() -> None:
+    encoder, decoder = hpack.Encoder(), http2.HeaderDecoder(1 << 16)
+    decoder.decode(block(CALL, encoder))
+    indexed = block(CALL, encoder)
+    first = decoder.decode(indexed)
+    assert decoder.decode(indexed) is first
+    decoder.decode(block([*CALL, ("x", "y")], encoder))
+    assert decoder.decode(block(CALL, encoder)) == first
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b"\xff\xff\xff\xff\xff\xff", "too long"),
+        (b"\xff\x80", "cut off"),
+        (b"\x80", "number 0"),
+        (b"\xc0", "number 64"),
+        (b"\x00\x05ab", "cut off"),
+        (b"\x00", "cut off"),
+        (b"\x3f\xe2\x1f", "table of 4097 bytes"),
+        (b"\x82\x20", "within the fields"),
+        (b"\x00\x84\xff\xff\xff\xff\x01a", "end of a string|does not end"),
+        (b"\x00\x81\x00\x01a", "does not end"),
+    ],
+)
+def test_blocks_against_the_rules_are_refused(raw: bytes, says: str) -> None:
+    with pytest.raises(http2.HpackError, match=says):
+        http2.HeaderDecoder(1 << 16).decode(raw)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        CALL[1:],
+        [*CALL, (":method", "POST")],
+        [*CALL, (":status", "200")],
+        [*CALL, ("connection", "close")],
+        [*CALL, ("te", "gzip")],
+        [*CALL, ("Upper", "x")],
+        [*CALL, ("a b", "x")],
+        [*CALL, ("a", "x\ny")],
+    ],
+)
+def test_malformed_headers_reset_their_call_and_no_other(fields: Any) -> None:
+    server = greeted()
+    assert server.feed(frame(HEADERS, END_HEADERS, 1, block(fields))) == []
+    assert (RST, 0, 1, struct.pack(">I", 1)) in server.frames()
+    assert [kind for kind, *_ in server.feed(call(3, b"x"))] == ["begin", "complete"]
+
+
+def test_a_header_list_over_the_limit_resets_its_call_and_keeps_the_table_in_step() -> None:
+    server, encoder = greeted(max_header_bytes=2000), hpack.Encoder()
+    large = [*CALL, *[("k", f"v{n}") for n in range(60)]]  # indexed entries: few bytes, a long list
+    server.feed(frame(HEADERS, END_HEADERS, 1, block(large, encoder)))
+    assert any(kind == RST for kind, *_ in server.frames())
+    server.feed(frame(HEADERS, END_HEADERS, 3, block([*CALL, ("k", "v59")], encoder)))
+    assert server.streams[-1].headers["k"] == b"v59"
+
+
+# -- calls ---------------------------------------------------------------------------------------------
+@settings(deadline=None)
+@given(
+    bodies=st.lists(st.binary(max_size=3000), min_size=1, max_size=6),
+    step=st.integers(1, 700),
+    frame_bytes=st.integers(1, 1000),
+    padding=st.integers(0, 20),
+)
+def test_calls_are_heard_alike_however_the_bytes_are_cut(
+    bodies: list[bytes], step: int, frame_bytes: int, padding: int
+) -> None:
+    sent = GREETING
+    for number, body in enumerate(bodies):
+        stream, whole = 2 * number + 1, message(body)
+        raw = block()
+        sent += frame(HEADERS, 0, stream, raw[:3]) + frame(CONTINUATION, END_HEADERS, stream, raw[3:])
+        for at in range(0, len(whole), frame_bytes):
+            piece = whole[at : at + frame_bytes]
+            last = END_STREAM if at + frame_bytes >= len(whole) else 0
+            if padding:
+                sent += frame(DATA, last | PADDED, stream, bytes([padding]) + piece + bytes(padding))
+            else:
+                sent += frame(DATA, last, stream, piece)
+    server = Server()
+    heard = server.feed(sent, step)
+    assert server.connection.error is None
+    assert [event[2] for event in heard if event[0] == "complete"] == bodies
+    assert (server.connection.open_streams, server.connection.incomplete_bytes) == (0, 0)
+
+
+def test_an_answer_is_headers_an_empty_message_and_trailers() -> None:
+    server = greeted()
+    server.feed(call(1, b"spans"))
+    head, data, end = server.frames()
+    decoder = hpack.Decoder()
+    assert head[:3] == (HEADERS, END_HEADERS, 1)
+    assert (":status", "200") in decoder.decode(head[3])
+    assert data == (DATA, 0, 1, bytes(5))
+    assert end[:3] == (HEADERS, END_HEADERS | END_STREAM, 1)
+    assert decoder.decode(end[3]) == [("grpc-status", "0")]
+
+
+def test_header_blocks_of_ours_read_back() -> None:
+    sent = [(b":status", b"415"), (b"grpc-message", b"x" * 500), (b"empty", b"")]
+    assert [(n.encode(), v.encode()) for n, v in hpack.Decoder().decode(http2.header_block(sent))] == sent
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "too_large"),
+    [
+        (b"", "without a message", False),
+        (b"\0\0\0", "within its message", False),
+        (b"\0\0\0\0\5abc", "within its message", False),
+        (b"\2\0\0\0\1a", "not a gRPC message", False),
+        (message(b"a") + b"b", "more than one message", False),
+        (b"\0" + struct.pack(">I", 100_001), "100001 bytes is over the limit of 100000", True),
+    ],
+)
+def test_what_is_not_one_message_breaks_its_call_alone(data: bytes, reason: str, too_large: bool) -> None:
+    server = greeted()
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    (broken,) = server.feed(frame(DATA, END_STREAM, 1, data))
+    assert broken[0] == "broken"
+    assert reason in broken[2]
+    assert broken[3] is too_large
+    assert [kind for kind, *_ in server.feed(call(3, b"x"))] == ["begin", "complete"]
+    assert server.connection.incomplete_bytes == 0
+
+
+def test_a_call_refused_early_is_told_to_stop_sending_and_the_rest_is_ignored() -> None:
+    server = greeted()
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()) + frame(DATA, 0, 1, b"\0\0\0\0\x50" + bytes(20)))
+    assert server.connection.incomplete_bytes == 20
+    server.connection.respond(server.streams[0], http2.header_block([(b":status", b"200")]))
+    server.feed(frame(DATA, END_STREAM, 1, bytes(60)) + frame(RST, 0, 1, bytes(4)))
+    kinds = [(kind, flags) for kind, flags, stream, _ in server.frames() if stream == 1]
+    assert kinds == [(HEADERS, END_HEADERS | END_STREAM), (RST, 0)]
+    assert (server.connection.incomplete_bytes, server.connection.closed) == (0, False)
+
+
+def test_a_reset_is_heard_and_its_answer_dropped() -> None:
+    server = greeted(answers=False)
+    server.feed(call(1, b"x"))
+    assert server.feed(frame(RST, 0, 1, struct.pack(">I", 8))) == [("reset", 1)]
+    server.connection.ok(server.streams[0])
+    assert [f for f in server.frames() if f[2] == 1] == []
+
+
+def test_calls_above_the_bound_are_refused_retryably() -> None:
+    server = greeted(answers=False, max_streams=2)
+    server.feed(call(1, b"a") + call(3, b"b") + call(5, b"c"))
+    assert (RST, 0, 5, struct.pack(">I", 7)) in server.frames()
+    assert server.connection.open_streams == 2
+
+
+def test_long_messages_come_whole_and_windows_are_renewed() -> None:
+    server = greeted(max_message_bytes=8 << 20)
+    body = random.Random(1).randbytes(5 << 20)
+    whole = message(body)
+    head = frame(HEADERS, END_HEADERS, 1, block())
+    server.feed(head)
+    room = 1 << 20
+    for at in range(0, len(whole), 1 << 16):
+        piece = whole[at : at + (1 << 16)]
+        room -= len(piece)
+        server.feed(frame(DATA, END_STREAM if at + (1 << 16) >= len(whole) else 0, 1, piece), 5000)
+        room += sum(int.from_bytes(f[3], "big") for f in server.frames() if (f[0], f[2]) == (WINDOW, 1))
+        assert room > 0
+    assert server.heard[-1] == ("complete", 1, body)
+
+
+# -- windows of the peer -------------------------------------------------------------------------------
+def test_answers_wait_for_the_peers_windows() -> None:
+    server = Server()
+    server.feed(http2.PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 3)))
+    server.frames()
+    server.feed(call(1, b"x"))
+    assert [(f[0], f[3]) for f in server.frames() if f[2] == 1][1:] == [(DATA, bytes(3))]
+    server.feed(call(3, b"y") + frame(WINDOW, 0, 1, struct.pack(">I", 1)))
+    assert [(f[0], len(f[3])) for f in server.frames() if f[2] == 1] == [(DATA, 1)]
+    server.feed(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 100)))
+    frames = server.frames()
+    assert [f[0] for f in frames if f[2] == 1] == [DATA, HEADERS]
+    assert [f[0] for f in frames if f[2] == 3] == [DATA, HEADERS]
+    assert server.connection.open_streams == 0
+
+
+def test_a_window_may_shrink_below_nothing_and_grow_again() -> None:
+    server = greeted(answers=False)
+    server.feed(call(1, b"x"))
+    stream = server.streams[0]
+    server.connection.begin(stream, http2.GRPC_HEADERS)
+    server.connection.push(stream, bytes(60_000))
+    server.feed(frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))  # now 60,000 below nothing
+    server.connection.push(stream, bytes(10), None, True)
+    server.feed(frame(WINDOW, 0, 1, struct.pack(">I", 60_000)))
+    assert max(len(f[3]) for f in server.frames() if f[0] == DATA) <= 16384
+    server.feed(frame(WINDOW, 0, 1, struct.pack(">I", 10)))
+    assert [(f[1], len(f[3])) for f in server.frames() if f[0] == DATA] == [(END_STREAM, 10)]
+
+
+# -- what a peer may not do ----------------------------------------------------------------------------
+HEAD = frame(HEADERS, END_HEADERS, 1, block())
+VIOLATIONS = {
+    "another preface": (b"GET / HTTP/1.1\r\n\r\n", 1, "preface"),
+    "no settings": (http2.PREFACE + frame(PING, 0, 0, bytes(8)), 1, "begin with SETTINGS"),
+    "an acknowledgement first": (http2.PREFACE + frame(SETTINGS, 1), 1, "begin with SETTINGS"),
+    "even stream": (GREETING + frame(HEADERS, END_HEADERS, 2, block()), 1, "even"),
+    "stream zero": (GREETING + frame(HEADERS, END_HEADERS, 0, block()), 1, "even"),
+    "data unopened": (GREETING + frame(DATA, 0, 1, b"x"), 1, "not opened"),
+    "data on zero": (GREETING + frame(DATA, 0, 0, b"x"), 1, "not opened"),
+    "huge frame": (GREETING + (1 << 19).to_bytes(3, "big") + bytes(6), 6, "frame of 524288 bytes"),
+    "huge settings": (GREETING + frame(SETTINGS, 0, 0, bytes(6 * 3000)), 6, "frame of"),
+    "bad settings": (GREETING + frame(SETTINGS, 0, 0, bytes(5)), 6, "SETTINGS"),
+    "settings on a stream": (GREETING + frame(SETTINGS, 0, 1, bytes(6)), 1, "SETTINGS"),
+    "push enabled": (GREETING + frame(SETTINGS, 0, 0, struct.pack(">HI", 2, 2)), 1, "ENABLE_PUSH"),
+    "window of settings": (GREETING + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 1 << 31)), 3, "WINDOW_SIZE"),
+    "frame size of settings": (GREETING + frame(SETTINGS, 0, 0, struct.pack(">HI", 5, 1)), 1, "MAX_FRAME_SIZE"),
+    "short ping": (GREETING + frame(PING, 0, 0, bytes(7)), 6, "PING"),
+    "ping on a stream": (GREETING + frame(PING, 0, 1, bytes(8)), 1, "PING"),
+    "short reset": (GREETING + HEAD + frame(RST, 0, 1, bytes(3)), 6, "RST"),
+    "reset unopened": (GREETING + frame(RST, 0, 1, bytes(4)), 1, "not opened"),
+    "short priority": (GREETING + frame(PRIORITY, 0, 1, bytes(4)), 6, "PRIORITY"),
+    "short goaway": (GREETING + frame(GOAWAY, 0, 0, bytes(7)), 1, "GOAWAY"),
+    "push": (GREETING + frame(PUSH, 0, 1, bytes(8)), 1, "push"),
+    "window of nothing": (GREETING + frame(WINDOW, 0, 0, bytes(4)), 1, "window update of nothing"),
+    "short window": (GREETING + frame(WINDOW, 0, 0, bytes(3)), 6, "WINDOW_UPDATE"),
+    "window unopened": (GREETING + frame(WINDOW, 0, 9, struct.pack(">I", 1)), 1, "not opened"),
+    "window overflow": (GREETING + frame(WINDOW, 0, 0, struct.pack(">I", 0x7FFFFFFF)), 3, "window above"),
+    "padding over data": (GREETING + HEAD + frame(DATA, PADDED, 1, b"\x05abc"), 1, "more padding"),
+    "padding over headers": (GREETING + frame(HEADERS, END_HEADERS | PADDED, 1, b"\x05abc"), 1, "more padding"),
+    "priority over headers": (GREETING + frame(HEADERS, END_HEADERS | HAS_PRIORITY, 1, b"abc"), 1, "more padding"),
+    "no pad length": (GREETING + HEAD + frame(DATA, PADDED | END_STREAM, 1), 6, "padding without"),
+    "no pad length of headers": (GREETING + frame(HEADERS, END_HEADERS | PADDED, 1), 6, "padding without"),
+    "not continued": (GREETING + frame(HEADERS, 0, 1, b"") + frame(PING, 0, 0, bytes(8)), 1, "not continued"),
+    "continued elsewhere": (GREETING + frame(HEADERS, 0, 1, b"") + frame(CONTINUATION, 4, 3), 1, "not continued"),
+    "continued nothing": (GREETING + frame(CONTINUATION, 4, 1), 1, "continuation of nothing"),
+    "headers twice": (GREETING + HEAD + HEAD, 1, "within a call"),
+    "bad block": (GREETING + frame(HEADERS, END_HEADERS, 1, b"\x80"), 9, "number 0"),
+    "endless headers": (
+        GREETING + frame(HEADERS, 0, 1, bytes(9000)) + frame(CONTINUATION, 0, 1, bytes(9000)),
+        11,
+        "more than 16384",
+    ),
+    "pings": (GREETING + frame(PING, 0, 0, bytes(8)) * 1100, 11, "without a request"),
+    "settings": (GREETING + frame(SETTINGS) * 1100, 11, "without a request"),
+    "empty data": (GREETING + HEAD + frame(DATA, 0, 1) * 1100, 11, "without a request"),
+    "empty continuations": (GREETING + frame(HEADERS, 0, 1) + frame(CONTINUATION, 0, 1) * 1100, 11, "without"),
+    "unknown frames": (GREETING + frame(77, 0, 1, b"x") * 1100, 11, "without a request"),
+    "over the stream's window": (
+        GREETING + HEAD + frame(DATA, 0, 1, b"\0\0\0\xff\xff" + bytes(65000)) + frame(DATA, 0, 1, bytes(1 << 18)) * 4,
+        3,
+        "the stream's window",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VIOLATIONS)
+@pytest.mark.parametrize("step", [1 << 18, 7])
+def test_a_breach_of_the_protocol_ends_the_connection_with_its_reason(name: str, step: int) -> None:
+    data, code, reason = VIOLATIONS[name]
+    if step == 7 and len(data) > 100_000:
+        step = 7001
+    server = Server(answers=False, max_message_bytes=1 << 20)
+    if name == "over the stream's window":  # else the window would be renewed
+        server = Server(answers=False, max_message_bytes=1 << 20, stream_window_bytes=1 << 17)
+    server.feed(data, step)
+    found = server.error()
+    assert found[0] == code
+    assert reason in found[1]
+    assert server.feed(call(1001, b"x")) == []
+
+
+def test_rapid_resets_end_the_connection_and_honest_clients_are_left_alone() -> None:
+    server = greeted()
+    raw = block()
+    for number in range(2000):
+        server.feed(frame(HEADERS, END_HEADERS, 2 * number + 1, raw) + frame(RST, 0, 2 * number + 1, bytes(4)))
+        if server.connection.closed:
+            break
+    assert server.error()[0] == 11
+    server = greeted()
+    for number in range(3000):  # a ping and a settings frame with every request
+        stream = 2 * number + 1
+        server.feed(frame(PING, 0, 0, bytes(8)) + frame(PRIORITY, 0, stream, bytes(5)) + call(stream, b"x"))
+    assert not server.connection.closed
+
+
+def test_unknown_frames_and_answers_to_pings_are_passed_over() -> None:
+    server = greeted()
+    server.feed(frame(99, 0xFF, 5, b"?") + frame(PING, 1, 0, bytes(8)) + frame(GOAWAY, 0, 0, bytes(9)))
+    assert server.frames() == []
+    server.feed(frame(PING, 0, 0, b"12345678"))
+    assert server.frames() == [(PING, 1, 0, b"12345678")]
+
+
+def test_stopping_takes_what_is_on_its_way_and_then_nothing() -> None:
+    server = greeted()
+    server.connection.stop()
+    server.feed(b"")
+    server.output += server.connection.take()
+    goaway, ping = server.frames()
+    assert (goaway[0], goaway[3][:4]) == (GOAWAY, b"\x7f\xff\xff\xff")
+    assert [kind for kind, *_ in server.feed(call(1, b"x"))] == ["begin", "complete"]
+    server.feed(frame(PING, 1, 0, ping[3]) + call(3, b"y"))
+    assert server.connection.refusing
+    assert (GOAWAY, 0, 0, struct.pack(">II", 1, 0)) in server.frames()
+    assert len(server.heard) == 2
+
+
+@pytest.mark.parametrize("examples", [3000, pytest.param(100_000, marks=pytest.mark.soak)])
+def test_mutated_conversations_are_answered_or_ended_and_never_more(examples: int) -> None:
+    chance = random.Random(7)
+    encoder = hpack.Encoder()
+    talk = GREETING + b"".join(
+        frame(HEADERS, END_HEADERS, stream, block([*CALL, ("n", str(stream))], encoder))
+        + frame(DATA, END_STREAM, stream, message(bytes(stream)))
+        + frame(WINDOW, 0, 0, struct.pack(">I", 10))
+        for stream in range(1, 20, 2)
+    )
+    for _ in range(examples):
+        data = bytearray(talk)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(http2.PREFACE), len(data))
+            match chance.randrange(4):
+                case 0:
+                    data[at] = chance.randrange(256)
+                case 1:
+                    del data[at : at + chance.randint(1, 30)]
+                case 2:
+                    data[at:at] = chance.randbytes(chance.randint(1, 20))
+                case 3:
+                    other = chance.randrange(len(data))
+                    data[at:at] = data[other : other + 40]
+        server = Server()
+        server.feed(bytes(data), chance.choice([1 << 18, 50, 3]))
+        server.frames()
+        completed = [event[1] for event in server.heard if event[0] == "complete"]
+        assert len(completed) == len(set(completed))
+        assert server.connection.incomplete_bytes >= 0
+        assert (server.connection.error is None) is not server.connection.closed
