@@ -348,3 +348,8 @@ async def test_the_document_names_every_route_and_every_parameter(site: Site):
                 continue
             status, answer, _ = await site.get(path[1:], params={name: example.get(name, "text")})
             assert status == 200, (path, name, answer)
+
+
+async def test_a_statement_of_several_kilobytes_is_taken(site: Site):
+    status, body = await site.sql("SELECT 1 AS one -- " + "x" * 5000)
+    assert status == 200, body

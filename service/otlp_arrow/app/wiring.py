@@ -14,6 +14,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
+from aiohttp import web
 from pydantic import SecretStr
 
 from otlp_arrow.app import health as health_module
@@ -21,14 +22,13 @@ from otlp_arrow.app import logging
 from otlp_arrow.app.admin import AdminServer
 from otlp_arrow.app.forwarding import destinations_of
 from otlp_arrow.app.health import Health, Phase
+from otlp_arrow.app.lazy_application import LazyApplication
 from otlp_arrow.app.settings import Settings
 from otlp_arrow.app.telemetry import PrometheusMeter
 from otlp_arrow.codec import kernel_available
 from otlp_arrow.model import OtlpConfigError, OtlpError, OtlpIOError, Signal, meter
 from otlp_arrow.model.limits import WAL_FILE_BYTES
 from otlp_arrow.pipeline import Ack, Pipeline, PipelineSettings
-from otlp_arrow.query.engine import Engine
-from otlp_arrow.query.store import source_of
 from otlp_arrow.receivers import AioOtlpGrpcServer, OtlpGrpcServer
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.flight import DOOR as FLIGHT_DOOR
@@ -39,7 +39,6 @@ from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.forwarding import Forwarding
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.store import StorageSettings
-from otlp_arrow.web.api import QueryApi, is_loopback
 
 log = structlog.get_logger(__name__)
 
@@ -108,9 +107,7 @@ async def open_collector(
 
     async with AsyncExitStack() as parts:
         if admin:
-            api = QueryApi(
-                lambda: Engine(source_of(collector)), auth=authenticator, local_only=is_loopback(settings.host)
-            )
+            api = LazyApplication("/api/v1", lambda: _query_api(collector, authenticator))
             collector.admin = await parts.enter_async_context(
                 AdminServer(
                     health,
@@ -191,6 +188,17 @@ async def _watched(collector: Collector) -> AsyncIterator[None]:
         (ended,) = await asyncio.gather(watcher, return_exceptions=True)
         if isinstance(ended, Exception):
             log.error("health was not watched any more", exc_info=ended)
+
+
+def _query_api(collector: Collector, authenticator: Authenticator | None) -> web.Application:
+    from otlp_arrow.query.engine import Engine
+    from otlp_arrow.query.store import source_of
+    from otlp_arrow.web.api import QueryApi, is_loopback
+
+    api = QueryApi(
+        lambda: Engine(source_of(collector)), auth=authenticator, local_only=is_loopback(collector.settings.host)
+    )
+    return api.application
 
 
 # -- each part's settings ------------------------------------------------------------------------------

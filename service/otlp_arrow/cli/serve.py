@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ def serve(config: Path | None, flags: Mapping[str, Any]) -> int:
     loaded = Settings.load(flags=flags, config_file=config)
     settings = loaded.settings
 
+    _leave_rich_out()
     # A second of imports, which whoever mistyped a setting need not wait for.
     from otlp_arrow.app import logging
     from otlp_arrow.app.run import run_until_stopped
@@ -32,6 +34,16 @@ def serve(config: Path | None, flags: Mapping[str, Any]) -> int:
         typer.secho(f"note: {note}", fg="yellow", err=True)
     run_until_stopped(settings, _greet)
     return 0
+
+
+def _leave_rich_out() -> None:
+    """Import structlog without rich, which it would take for tracebacks in colour: 6 MB that a server keeps for ever."""
+    if "structlog" not in sys.modules and "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment]
+        try:
+            import structlog  # noqa: F401
+        finally:
+            del sys.modules["rich"]
 
 
 def _greet(collector: Collector) -> None:

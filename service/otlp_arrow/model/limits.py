@@ -64,11 +64,11 @@ COMPANY_BYTES = 256 * KIB
 COMPANY_REQUESTS = 64
 """Nor does one of this many requests."""
 
-SEAL_BYTES = 64 * MIB
+SEAL_BYTES = 32 * MIB
 """Rows gathered for a segment are sealed at this size even below ``max_batch_rows``: keeps 32-bit
 offsets and memory in bounds when records are large."""
 
-MAX_UNWRITTEN_BYTES = SEAL_BYTES
+MAX_UNWRITTEN_BYTES = 64 * MIB
 """Sealed rows that may wait for the writer before commits pause for it: one chunk being written and one
 about to be, so that saturation holds three builders in memory and not ``max_buffer_bytes``."""
 

@@ -98,6 +98,7 @@ class Wal:
         self._unconfirmed: Sequence[Entry] = ()  # the last append, for the case that its sync fails
         self._confirmed_size = 0
         self._total = NOTHING
+        self._damaged_since_seen = 0  # while recovering: damage that may account for sequences that are missing
         self.on_confirmed: Callable[[int, Sequence[Entry], Tally], None] | None = None
         """Told, on the committing thread, which entries stand from which sequence on, and the new total."""
 
@@ -148,6 +149,7 @@ class Wal:
                 paths.append(path)
             else:
                 self._quarantine.move(path, "not a WAL file: its name is not a sequence")
+        self._damaged_since_seen = 0
         seen = min([at_least - 1, *(int(path.stem) - 1 for path in paths[:1])])
         for index, path in enumerate(paths):
             void_from = int(paths[index + 1].stem) if index + 1 < len(paths) else None
@@ -167,13 +169,15 @@ class Wal:
             if isinstance(found, Damage):
                 if void_from is None or last < void_from - 1:
                     explained = True
+                    self._damaged_since_seen += 1
                     self._set_aside(path, data, found, findings, last, torn=found.torn and void_from is None)
                 continue  # else it is the tail of a file that was given up: the next one has what it had
             if void_from is not None and found.sequence >= void_from:
                 continue
             if found.sequence > seen + 1 and not explained:
-                findings.missing_frames += found.sequence - seen - 1
+                findings.missing_frames += max(0, found.sequence - seen - 1 - self._damaged_since_seen)
             explained = False
+            self._damaged_since_seen = 0
             findings.frames += 1
             last = max(found.sequence, last)
             seen = max(found.sequence, seen)

@@ -103,13 +103,13 @@ def touch_later(path: Path) -> None:
 
 def test_a_renewal_that_cannot_be_used_is_logged_once_and_the_old_one_stays(files: Files) -> None:
     tls = ServerTls(files.cert, files.key)
-    before = tls._context
+    before = tls._contexts["http/1.1"]
     files.key.write_bytes(b"half writ")
     touch_later(files.key)
     with capture_logs() as logs:
         tls._refresh()
         tls._refresh()
-    assert tls._context is before
+    assert tls._contexts["http/1.1"] is before
     assert [line["log_level"] for line in logs] == ["error"]
     assert "tls.key_file" in logs[0]["reason"]
 
@@ -117,5 +117,5 @@ def test_a_renewal_that_cannot_be_used_is_logged_once_and_the_old_one_stays(file
     touch_later(files.cert)
     with capture_logs() as logs:
         tls._refresh()
-    assert tls._context is not before
+    assert tls._contexts["http/1.1"] is not before
     assert [line["event"] for line in logs] == ["certificate renewed"]
