@@ -37,7 +37,7 @@ def serve(config: Path | None, flags: Mapping[str, Any]) -> int:
 
 
 def _leave_rich_out() -> None:
-    """Import structlog without rich, which it would take for tracebacks in colour: 6 MB that a server keeps for ever."""
+    """Import structlog without rich, which it would take for tracebacks in colour: 6 MB for ever."""
     if "structlog" not in sys.modules and "rich" not in sys.modules:
         sys.modules["rich"] = None  # type: ignore[assignment]
         try:
