@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
@@ -16,6 +17,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from http2_frames import END_STREAM, GREETING, HEADERS, call
 from otlp_arrow.model import Signal
 from served import Served
 
@@ -146,3 +148,67 @@ async def test_a_collector_killed_twenty_five_times_in_a_row_keeps_every_acknowl
     tmp_path: Path,
 ) -> None:
     await kill_and_count(tmp_path, rounds=25, seed=2)
+
+
+# -- at saturation -------------------------------------------------------------------------------------
+SPANS_A_REQUEST = 512
+IN_FLIGHT = 16
+
+
+async def saturate(port: int, first: int, requests: int, kill: Callable[[], None], kill_after: int) -> set[int]:
+    """Prepared requests as fast as the collector takes them, by hand-written HTTP/2, until it is killed.
+
+    ``kill`` is called when ``kill_after`` were acknowledged; the numbers of those that were.
+    """
+    prepared = [call(2 * n + 1, request_of(Signal.TRACES, list(ids_of(first + n)))) for n in range(requests)]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(GREETING + b"".join(prepared[:IN_FLIGHT]))
+    acknowledged: set[int] = set()
+    sent = IN_FLIGHT
+    async with asyncio.timeout(30):
+        try:
+            while True:
+                head = await reader.readexactly(9)
+                payload = await reader.readexactly(int.from_bytes(head[:3], "big"))
+                if head[3] == HEADERS and head[4] & END_STREAM:
+                    assert b"grpc-status\x010" in payload, payload
+                    acknowledged.add(first + int.from_bytes(head[5:], "big") // 2)
+                    if len(acknowledged) == kill_after:
+                        kill()
+                    writer.write(b"".join(prepared[sent : sent + 1]))
+                    sent += 1
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+            return acknowledged
+
+
+def ids_of(request: int) -> range:
+    return range(request * SPANS_A_REQUEST + 1, (request + 1) * SPANS_A_REQUEST + 1)
+
+
+async def kill_at_saturation(directory: Path, *, rounds: int, seed: int) -> None:
+    rng = random.Random(seed)
+    acknowledged: set[int] = set()
+    requests = 300
+    for number in range(rounds):
+        with await asyncio.to_thread(Served(directory).__enter__) as served:
+            kill = served.process.kill
+            port = served.grpc_port
+            acknowledged |= await saturate(port, number * requests, requests, kill, rng.randint(1, requests - 50))
+    with await asyncio.to_thread(Served(directory).__enter__) as served:
+        assert await asyncio.to_thread(served.stop) == 0, served.text
+    stored = stored_ids(directory, Signal.TRACES)
+    assert len(acknowledged) >= rounds
+    missing = [number for number in acknowledged if not all(stored[id_] == 1 for id_ in ids_of(number))]
+    assert not missing, "acknowledged, and missing or doubled"
+    assert max(stored.values()) == 1, "doubled"
+    assert max(stored) <= rounds * requests * SPANS_A_REQUEST, "spurious"
+
+
+async def test_a_collector_killed_at_saturation_keeps_every_acknowledged_span_once(tmp_path: Path) -> None:
+    await kill_at_saturation(tmp_path, rounds=3, seed=11)
+
+
+@pytest.mark.soak
+async def test_twenty_five_kills_at_saturation_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
+    await kill_at_saturation(tmp_path, rounds=25, seed=12)
