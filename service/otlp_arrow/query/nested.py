@@ -150,7 +150,7 @@ def combine(parts: list[np.ndarray]) -> np.ndarray:
         top = int(part.max(initial=0)) + 1
         if top > 1:
             found = found * top + part
-            found = _dense(found)
+            found = _dense(found).astype(np.int64)
     return found
 
 

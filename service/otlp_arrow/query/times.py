@@ -31,7 +31,7 @@ _UNITS = {
     "w": 7 * 86_400 * SECOND,
 }
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|µs|ms|[smhdw])", re.IGNORECASE | re.ASCII)
-_WHOLE = re.compile(rf"(?:{_PART.pattern}\s*)+", re.IGNORECASE)
+_WHOLE = re.compile(rf"(?:{_PART.pattern}\s*)+", re.IGNORECASE | re.ASCII)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _FRACTION = re.compile(r"(.*[T ]\d\d:\d\d:\d\d)[.,](\d{1,9})(.*)")
 
