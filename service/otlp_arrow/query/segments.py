@@ -6,12 +6,14 @@ A file may grow, be cut or be deleted by its collector at any time, also by one 
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -223,6 +225,8 @@ class FileUnit:
         self._key = (str(places.path), places.inode, place.start)
         self._reader: BatchReader | None = None
         self._taken = False
+        self._numbering = False  # under way, on another thread
+        self._varied = False  # resources hardly repeat: numbering is of no use
 
     @property
     def key(self) -> tuple[str, int, int]:
@@ -248,12 +252,17 @@ class FileUnit:
         """Some rows, in this order, in the storage schema.
 
         Resources and scopes repeat: the second time they are numbered, so that later times need not decode them.
+        Whoever wants few rows does not wait for that.
         """
         schema = SCHEMAS[self.signal]
         indices = pa.array(rows)
         origins = self.cached_origins()
-        if origins is None and self._taken:
-            origins = self.origins()
+        if origins is None and self._taken and not self._varied:
+            if len(rows) > SPARSE_ROWS:
+                origins = self.origins()
+            elif not self._numbering:
+                self._numbering = True
+                _numbering_thread().submit(self._number)
         self._taken = True
         repeated = None if origins is None else origins.dictionary.take(origins.indices.take(indices))
         own = [name for name in schema.names if repeated is None or name not in ORIGIN_COLUMNS]
@@ -293,6 +302,14 @@ class FileUnit:
             if found is not None:
                 self._origins.put((*self._key, "origins"), found)
         return found
+
+    def _number(self) -> None:
+        try:
+            self._varied = self.origins() is None
+        except QueryError:  # deleted or damaged: whoever asks for its rows hears of it
+            self._varied = True
+        finally:
+            self._numbering = False
 
     def verify(self) -> None:
         """Compare the unit's checksum. Raises ``QueryError``."""
@@ -347,6 +364,12 @@ class BatchUnit:
 
 
 Unit = FileUnit | BatchUnit
+
+
+@functools.cache
+def _numbering_thread() -> ThreadPoolExecutor:
+    """One for the process: numbering takes tens of milliseconds a unit, once."""
+    return ThreadPoolExecutor(1, thread_name_prefix="otlp-origins")
 
 
 SPARSE_ROWS = 256

@@ -24,7 +24,7 @@ from otlp_arrow.storage.disk import SystemDisk
 from otlp_arrow.storage.layout import SEGMENT_SUFFIX, Layout
 from otlp_arrow.storage.snapshot import Snapshot
 
-CACHE_BYTES = 96 * 1024 * 1024
+CACHE_BYTES = 72 * 1024 * 1024
 """Decoded columns that are kept: those of the two or three newest units, which most questions concern."""
 
 ORIGIN_CACHE_BYTES = 32 * 1024 * 1024
