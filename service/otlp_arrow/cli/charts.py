@@ -18,7 +18,8 @@ def resample(values: Values, columns: int) -> list[float | None]:
     found: list[float | None] = []
     for column in range(columns):
         part = [v for v in values[column * count // columns : (column + 1) * count // columns] if _is_number(v)]
-        found.append(math.fsum(v for v in part if v is not None) / len(part) if part else None)
+        # Divided first: the sum of two doubles may be more than a double holds.
+        found.append(math.fsum(v / len(part) for v in part if v is not None) if part else None)
     return found
 
 
