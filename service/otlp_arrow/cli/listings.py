@@ -45,11 +45,13 @@ def spans(console: Console, found: Sequence[StoredSpan]) -> None:
     if not wide:
         columns = ["time", "service", "name", "status", "duration"]
     table = grid(*columns, right=("duration",))
-    table.columns[1].max_width = 20 if wide else 12
+    table.columns[1].max_width = 20 if wide else 10 if date else 12
     for span in found:
         status = cell(span.status.lower(), ERROR if span.is_error else DIM)
         name, error = cell(span.name), cell(failure(span) if span.is_error else "", "red")
-        cells: list[Any] = [moment(span.start_time, date=date), cell(span.service_name or "", "cyan")]
+        time = moment(span.start_time, date=date)
+        # Without year and milliseconds a trace id still fits into 80 columns.
+        cells: list[Any] = [time if wide or not date else time[5:19], cell(span.service_name or "", "cyan")]
         if wide:
             kind = cell(span.kind.lower(), DIM)
             cells += [name, kind, status, duration(span.duration_ns), span.trace_id, error]

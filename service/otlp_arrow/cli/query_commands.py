@@ -65,6 +65,8 @@ def trace(
             written.write(written.dump(content) + "\n")
         else:
             _write_rows(target, found, "spans")
+        if found.next_cursor:
+            note(f"the first {len(found):,} spans")
     return FOUND
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from otlp_arrow.cli import listings, written
 from otlp_arrow.cli.ask import FOUND, NOTHING, Target, complain, note
 from otlp_arrow.cli.screen import duration, make_console
-from otlp_arrow.query import QueryError, SpanStore
+from otlp_arrow.query import QueryError, SpanStore, Table
 
 _HISTORY_LINES = 1000
 _VIEWS = (
@@ -41,7 +41,7 @@ A statement goes on until its semicolon. Ctrl-C forgets what was typed, or stops
 
 def run(target: Target, store: SpanStore, statement: str, parameters: Sequence[str], max_rows: int) -> int:
     """One statement; the exit code. Raises ``QueryError``."""
-    found = store.sql(statement.strip().removesuffix(";"), list(parameters), max_rows)
+    found = _ask(store, statement.strip().removesuffix(";"), list(parameters), max_rows)
     if not target.for_people:
         written.table(found, target.format.value)
     else:
@@ -97,7 +97,7 @@ def _answer(target: Target, store: SpanStore, statement: str, max_rows: int) -> 
         if statement.startswith("DESCRIBE "):
             _describe(store, statement.rpartition(" ")[2])
             return
-        found = store.sql(statement, (), max_rows)
+        found = _ask(store, statement, (), max_rows)
         if target.for_people:
             listings.table(make_console(), found.columns, found.rows)
             took = duration((time.monotonic() - began) * 1e9)
@@ -109,6 +109,15 @@ def _answer(target: Target, store: SpanStore, statement: str, max_rows: int) -> 
         complain(str(error))
     except KeyboardInterrupt:
         print("stopped")
+
+
+def _ask(store: SpanStore, statement: str, parameters: Sequence[str], max_rows: int) -> Table:
+    try:
+        return store.sql(statement, parameters, max_rows)
+    except RuntimeError as error:
+        if "interrupted" in str(error):  # what DuckDB makes of Ctrl-C
+            raise KeyboardInterrupt from None
+        raise
 
 
 def _describe(store: SpanStore, view: str) -> None:

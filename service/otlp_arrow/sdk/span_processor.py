@@ -34,8 +34,9 @@ DEFAULT_MAX_BYTES = 256 * MIB
 LEAST_MAX_BYTES = 256 * KIB
 """Below it the heads of segment files would be most of what is kept."""
 
-MAX_QUEUE_SIZE = 2_048
-"""Spans that wait to be stored: what the SDK's own batching processor holds."""
+MAX_QUEUE_SIZE = 8_192
+"""Spans that wait to be stored: a second of what one thread encodes, at some 3 KB each; the SDK's own batching
+processor holds 2,048."""
 
 BATCH_SIZE = 512
 DELAY_S = 0.1

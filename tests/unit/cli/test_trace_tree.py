@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from otlp_arrow.cli import waterfall
+from otlp_arrow.cli import listings, waterfall
 from otlp_arrow.cli.trace_tree import TraceTree, build
 from otlp_arrow.query import StoredLog, StoredSpan
 
@@ -156,3 +156,15 @@ def test_severities_have_otlps_names(number: int, name: str):
 )
 def test_why_a_span_failed_is_said_once(more: dict[str, Any], said: str):
     assert waterfall.failure(span(1, **more)) == said
+
+
+def test_trace_ids_of_several_days_fit_into_80_columns():
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    found = [
+        span(1, 0, day * 86_400, trace_id=f"{day:032x}", service_name="a service of a long name") for day in (1, 2)
+    ]
+    listings.spans(console, found)
+    text = console.file.getvalue()
+    assert all(each.trace_id in text for each in found)
+    assert "01-03 00:00:00" in text
+    assert max(map(len, text.splitlines())) <= 80
