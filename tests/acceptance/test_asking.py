@@ -118,6 +118,27 @@ def test_ctrl_c_ends_a_tail_quietly(tmp_path: Path):
     assert (process.returncode, said) == (130, b"")
 
 
+def cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells what a process does")
+def test_ctrl_c_stops_a_statement_that_would_run_for_long(directory: Path):
+    statement = "SELECT count(*) FROM traces a, traces b, range(100000000) r WHERE a.name || r.range::TEXT < b.name"
+    process = subprocess.Popen(
+        [*PROGRAM, "sql", statement, "--timeout-secs", "600", "--dir", str(directory)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean_environment(),
+    )
+    while process.poll() is None and cpu_seconds(process.pid) < 2:  # starting takes one
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, b"")
+
+
 @posix
 def test_colours_are_for_terminals_that_want_them_and_arrow_for_none(directory: Path):
     code, shown = in_terminal("trace", shop.EVIL, "--attributes", "--dir", str(directory))

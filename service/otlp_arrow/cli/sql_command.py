@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import os
@@ -112,12 +113,8 @@ def _answer(target: Target, store: SpanStore, statement: str, max_rows: int) -> 
 
 
 def _ask(store: SpanStore, statement: str, parameters: Sequence[str], max_rows: int) -> Table:
-    try:
-        return store.sql(statement, parameters, max_rows)
-    except RuntimeError as error:
-        if "interrupted" in str(error):  # what DuckDB makes of Ctrl-C
-            raise KeyboardInterrupt from None
-        raise
+    """On a thread: in DuckDB's hands the main one would hear of Ctrl-C only when the question is answered."""
+    return asyncio.run(store.run(store.sql, statement, parameters, max_rows))
 
 
 def _describe(store: SpanStore, view: str) -> None:

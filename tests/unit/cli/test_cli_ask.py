@@ -149,15 +149,6 @@ def test_an_interrupt_and_a_reader_that_leaves_end_quietly(directory: Path, monk
     assert (result.exit_code, result.output) == (130, "")
 
 
-def test_ctrl_c_in_sql_is_no_traceback(directory: Path, monkeypatch: pytest.MonkeyPatch):
-    def interrupted(*_: Any) -> Any:
-        raise RuntimeError("Query interrupted")
-
-    monkeypatch.setattr(SpanStore, "sql", interrupted)
-    result = run("sql", "SELECT 1", "--dir", directory)
-    assert (result.exit_code, result.output) == (130, "")
-
-
 # -- the same from everywhere ----------------------------------------------------------------------
 
 
