@@ -205,7 +205,6 @@ def test_arrow_goes_to_a_pipe_in_the_storage_schema_and_never_to_a_terminal(
     assert table.num_rows == 34
     result = run("services", *DAY, "--format", "arrow", "--dir", directory)
     assert "p99_ns" in pa.ipc.open_stream(result.stdout_bytes).read_all().column_names
-    monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda self: True, raising=False)
     monkeypatch.setattr("otlp_arrow.cli.written.sys", _Terminal())
     result = run("spans", "--format", "arrow", "--dir", directory)
     assert isinstance(result.exception, OtlpConfigError)
