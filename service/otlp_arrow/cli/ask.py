@@ -150,7 +150,8 @@ def _ended(work: Callable[[], int]) -> int:
     """The exit code. Errors that were raised on purpose become a line on stderr; those of settings go through."""
     try:
         code = work()
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by who started us
+            sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -51,13 +51,20 @@ def one_line(text: Text, width: int) -> Text:
     return text
 
 
+class _Answers(Console):
+    """What rich makes of a reader that left is an exit code of its own."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def make_console(file: IO[str] | None = None) -> Console:
     """For answers, on stdout. Rich honours NO_COLOR, COLUMNS and whether it is a terminal."""
     stream = file or sys.stdout
     reconfigure = getattr(stream, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")  # a terminal in ASCII shows question marks, not a traceback
-    console = Console(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    console = _Answers(file=stream, highlight=False, markup=False, emoji=False, soft_wrap=False)
     if not console.is_terminal and not os.environ.get("COLUMNS"):
         console.width = PIPE_COLUMNS
     return console
