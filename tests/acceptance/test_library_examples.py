@@ -56,6 +56,13 @@ def test_the_sdk_writes_straight_into_files(tmp_path: Path):
     assert set(records["trace_id"].to_pylist()) == set(spans["trace_id"].to_pylist())
 
 
+def test_a_program_keeps_its_newest_spans_and_asks_about_them(tmp_path: Path):
+    for runs in (1, 2):
+        assert run("span_processor.py", tmp_path) == (
+            f"order 3 failed: charge < POST /orders\ntry again? RETRY\n{runs} charge of order 3 is stored\n"
+        )
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_a_collector_of_ones_own_and_a_stock_flight_client(tmp_path: Path):
     program = subprocess.Popen(

@@ -136,6 +136,14 @@ class OtlpLibrary:
         """``flush`` to be awaited."""
         await self._await(self._submit(self._collector.flush))
 
+    def keep_newest(self, signal: Signal, max_rows: int, max_bytes: int, timeout_s: float = CALL_TIMEOUT_S) -> int:
+        """Delete the oldest segments of a signal until at most so many rows and bytes are left, by whole segments; what
+        is open is flushed and closed before. Rows deleted.
+        """
+        return self._wait(
+            self._submit(lambda: self._collector.pipeline.keep_newest(signal, max_rows, max_bytes)), timeout_s
+        )
+
     def stats(self) -> dict[str, Any]:
         """See ``Collector.stats``."""
         return self._wait(self._submit(lambda: _call(self._collector.stats)))

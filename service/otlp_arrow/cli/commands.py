@@ -9,13 +9,14 @@ from typing import Annotated
 
 import typer
 
+from otlp_arrow.cli import query_commands
+from otlp_arrow.cli.ask_options import SignalName
 from otlp_arrow.cli.healthcheck import DEFAULT_TIMEOUT_S
 
 app = typer.Typer(
     name="otlp-arrow",
     help="A collector for OpenTelemetry: OTLP in, durable before it says OK, Arrow files out.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # importing rich for coloured help would double the time to the first line
     pretty_exceptions_enable=False,
 )
@@ -60,14 +61,6 @@ class Compression(enum.StrEnum):
     NONE = "none"
     GZIP = "gzip"
     ZSTD = "zstd"
-
-
-class SignalName(enum.StrEnum):
-    """The signals by their names."""
-
-    TRACES = "traces"
-    METRICS = "metrics"
-    LOGS = "logs"
 
 
 @app.callback(invoke_without_command=True)
@@ -214,6 +207,9 @@ def send(
         key_file=key_file,
     )
     raise typer.Exit(run(files, options))
+
+
+query_commands.register(app)
 
 
 def _pairs(sets: list[str] | None) -> dict[str, str]:

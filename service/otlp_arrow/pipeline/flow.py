@@ -14,7 +14,7 @@ import errno
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -40,6 +40,7 @@ from otlp_arrow.pipeline.worker import Worker
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.gathering import BuilderPool, Chunk
 from otlp_arrow.storage.replay import Replayed, replay
+from otlp_arrow.storage.retention import Expiry
 from otlp_arrow.storage.snapshot import Snapshot
 from otlp_arrow.storage.store import Findings, StorageSettings, Store
 
@@ -348,6 +349,19 @@ class Pipeline:
             self._note_trouble("retention", error)
             return
         self._troubles.pop("retention", None)
+        self._book_expired(expired)
+
+    async def keep_newest(self, signal: Signal, max_rows: int, max_bytes: int) -> int:
+        """Put what was accepted into segments, and delete the oldest of a signal until at most so many rows and bytes
+        are left. Rows deleted. Raises ``OSError``."""
+        await self.flush()
+        expired = await asyncio.get_running_loop().run_in_executor(
+            self._writes, self.store.keep_newest, signal, max_rows, max_bytes, self._stored_up_to()
+        )
+        self._book_expired(expired)
+        return sum(expiry.segment.rows for expiry in expired)
+
+    def _book_expired(self, expired: Iterable[Expiry]) -> None:
         for expiry in expired:
             segment = expiry.segment
             self._meter.add(m.EXPIRED, segment.rows, segment.signal.value, expiry.reason)

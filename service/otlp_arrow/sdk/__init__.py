@@ -1,4 +1,5 @@
-"""Floor 5: exporters for OpenTelemetry's SDK that write into this process's own store (extra ``sdk``).
+"""Floor 5: exporters and a span processor for OpenTelemetry's SDK that write into this process's own store (extra
+``sdk``).
 
 ::
 
@@ -9,5 +10,6 @@
 """
 
 from otlp_arrow.sdk.exporters import ArrowLogExporter, ArrowMetricExporter, ArrowSpanExporter
+from otlp_arrow.sdk.span_processor import FileBasedSpanProcessor
 
-__all__ = ["ArrowLogExporter", "ArrowMetricExporter", "ArrowSpanExporter"]
+__all__ = ["ArrowLogExporter", "ArrowMetricExporter", "ArrowSpanExporter", "FileBasedSpanProcessor"]

@@ -77,25 +77,25 @@ class Delivery:
     def deliver(self, export: Callable[[OtlpLibrary], Receipt], timeout_s: float | None = None) -> bool:
         """Whether it is durable now. Tries again while the library is busy and there is time."""
         if self._shut_down.is_set():
-            self._say("the exporter was shut down; what comes now is dropped")
+            self.say("the exporter was shut down; what comes now is dropped")
             return False
         deadline_s = time.monotonic() + (self._timeout_s if timeout_s is None else min(timeout_s, self._timeout_s))
         while True:
             try:
                 receipt = export(self.library)
             except Closed as error:
-                self._say("telemetry is dropped", reason=str(error))
+                self.say("telemetry is dropped", reason=str(error))
                 return False
             except Busy as error:
                 if time.monotonic() + error.retry_after_s >= deadline_s or self._shut_down.wait(error.retry_after_s):
-                    self._say("telemetry is dropped", reason=str(error))
+                    self.say("telemetry is dropped", reason=str(error))
                     return False
             except Exception as error:
-                self._say("telemetry is dropped", reason=str(error) or repr(error))
+                self.say("telemetry is dropped", reason=str(error) or repr(error))
                 return False
             else:
                 if receipt.rejected:
-                    self._say("records were refused", rejected=receipt.rejected, reason=receipt.message)
+                    self.say("records were refused", rejected=receipt.rejected, reason=receipt.message)
                 return True
 
     def flush(self, timeout_millis: float) -> bool:
@@ -105,7 +105,7 @@ class Delivery:
         try:
             self.library.flush(timeout_millis / 1000)
         except Exception as error:
-            self._say("could not flush", reason=str(error))
+            self.say("could not flush", reason=str(error))
             return False
         return True
 
@@ -119,12 +119,12 @@ class Delivery:
         try:
             in_time = _SHARED.release(self._output_dir, None if timeout_millis is None else timeout_millis / 1000)
         except Exception as error:
-            self._say("could not be closed cleanly; the next start mends it", reason=str(error))
+            self.say("could not be closed cleanly; the next start mends it", reason=str(error))
         else:
             if not in_time:
-                self._say("could not be closed in time; the next start mends it")
+                self.say("could not be closed in time; the next start mends it")
 
-    def _say(self, event: str, **facts: object) -> None:
+    def say(self, event: str, **facts: object) -> None:
         """One line a minute for each kind of trouble."""
         now_s = time.monotonic()
         if now_s >= self._last_said_s.get(event, now_s):

@@ -43,3 +43,18 @@ def plan_retention(
             plan.append(Expiry(segment, "size"))
             total -= segment.size_bytes
     return plan
+
+
+def plan_newest(segments: Iterable[Segment], *, max_rows: int, max_bytes: int) -> list[Expiry]:
+    """Of segments in the order of their sequences, the oldest closed ones, until what is left has at most so many rows
+    and bytes."""
+    everything = list(segments)
+    rows, size = sum(s.rows for s in everything), sum(s.size_bytes for s in everything)
+    plan = []
+    for segment in everything:
+        if rows <= max_rows and size <= max_bytes:
+            break
+        if segment.closed:
+            plan.append(Expiry(segment, "size"))
+            rows, size = rows - segment.rows, size - segment.size_bytes
+    return plan

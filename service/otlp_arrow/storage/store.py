@@ -29,7 +29,7 @@ from otlp_arrow.storage.lock import DirectoryLock
 from otlp_arrow.storage.quarantine import Quarantine
 from otlp_arrow.storage.reader import WalReader
 from otlp_arrow.storage.readers import Readers
-from otlp_arrow.storage.retention import Expiry, plan_retention
+from otlp_arrow.storage.retention import Expiry, plan_newest, plan_retention
 from otlp_arrow.storage.segment import Reading, SegmentFile, UnitRange, close_after, read_segment
 from otlp_arrow.storage.wal import Wal, WalFindings
 
@@ -373,6 +373,16 @@ class Store:
             max_bytes=self.settings.max_disk_bytes,
             other_bytes=self.wal.size_bytes,
         )
+        return self._delete(plan, up_to)
+
+    def keep_newest(self, signal: Signal, max_rows: int, max_bytes: int, up_to: int) -> list[Expiry]:
+        """Close the segment of a signal and delete its oldest ones, until at most so many rows and bytes are left;
+        otherwise as ``expire``."""
+        self.close_segment(signal)
+        plan = plan_newest(self.catalog.snapshot(signal), max_rows=max_rows, max_bytes=max_bytes)
+        return self._delete(plan, up_to)
+
+    def _delete(self, plan: list[Expiry], up_to: int) -> list[Expiry]:
         if plan:
             # The metadata of the deleted segments was the truth; from now on the cursor is.
             self._advance_cursor(up_to)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from otlp_arrow.model import Signal
 from otlp_arrow.storage.catalog import Catalog, Segment
-from otlp_arrow.storage.retention import plan_retention
+from otlp_arrow.storage.retention import plan_newest, plan_retention
 
 NOW_NS = 10**18
 AGES = {Signal.TRACES: 100.0, Signal.METRICS: 0.0, Signal.LOGS: 50.0}
@@ -82,3 +82,14 @@ def test_a_snapshot_of_the_catalogue_does_not_change_under_its_reader():
     assert [str(s.path) for s in catalog.snapshot(Signal.LOGS)] == ["c", "b"]
     assert catalog.everything() == catalog.snapshot(Signal.LOGS)
     assert (catalog.watermark(Signal.LOGS), catalog.watermark(Signal.TRACES)) == (5, 0)
+
+
+def test_of_one_signal_the_oldest_go_until_rows_and_bytes_fit_and_an_open_one_stays():
+    segments = [segment("a"), segment("b"), segment("c", closed=False)]
+
+    def gone(max_rows: int, max_bytes: int) -> list[str]:
+        return [str(e.segment.path) for e in plan_newest(segments, max_rows=max_rows, max_bytes=max_bytes)]
+
+    assert gone(3, 30) == []
+    assert gone(2, 30) == gone(3, 29) == ["a"]
+    assert gone(0, 0) == ["a", "b"]
