@@ -65,7 +65,7 @@ COMPANY_REQUESTS = 64
 """Nor does one of this many requests."""
 
 SEAL_BYTES = 16 * MIB
-"""Rows gathered for a segment are sealed at this size even below ``max_batch_rows``; 20,000 spans of a kilobyte. Measured at
+"""Rows gathered for a segment are sealed at this size even below ``max_batch_rows``: 20,000 spans. Measured at
 saturation: the CPU of a span and the bytes of a file as with 64 MiB, a third less memory, twice the throughput
 (commits seldom wait for the writer), and a trace is found in half the time."""
 
