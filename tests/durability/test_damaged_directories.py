@@ -59,7 +59,7 @@ def copy_of(template: Path, root: Path) -> Path:
 
 # -- a flipped byte in a segment -------------------------------------------------------------------
 
-EVERY = pytest.mark.parametrize("step", [67, pytest.param(1, marks=pytest.mark.soak)])
+EVERY = pytest.mark.parametrize("step", [211, pytest.param(1, marks=pytest.mark.soak)])
 
 
 @EVERY

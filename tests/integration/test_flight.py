@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import resource
+import secrets
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -573,6 +574,25 @@ async def test_a_reader_that_goes_away_leaves_nothing_behind(door: Door):
     for _ in range(limits.MAX_FLIGHT_READS * 2):
         await ask(look_once)
     assert (await ask(get, door.client, Signal.TRACES)).num_rows == 3 * TRACES.num_rows
+    await until(lambda: door.server._service._in_flight == 0)
+
+
+async def test_readers_that_stop_reading_lose_their_places(door: Door, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(limits, "FLIGHT_STALL_S", 0.2)
+    wide = with_column(TRACES, "status_message", pa.array([secrets.token_hex(75_000) for _ in range(TRACES.num_rows)]))
+    for _ in range(2):
+        await ask(put, door.client, Signal.TRACES, wide)
+        await door.pipeline.flush()
+    ticket = flight.Ticket(b'{"signal": "traces"}')
+    with contextlib.ExitStack() as stalled:
+        for _ in range(limits.MAX_FLIGHT_READS):
+            client = stalled.enter_context(flight.connect(("127.0.0.1", door.server.bound_port)))
+            reader = await ask(client.do_get, ticket)
+            stalled.callback(reader.cancel)
+            await ask(reader.read_chunk)
+        await until(lambda: door.server._service._reads._value == limits.MAX_FLIGHT_READS)
+        monkeypatch.setattr(limits, "FLIGHT_STALL_S", 30)
+        assert (await ask(get, door.client, Signal.TRACES)).num_rows == 2 * TRACES.num_rows
     await until(lambda: door.server._service._in_flight == 0)
 
 

@@ -190,6 +190,9 @@ MAX_TICKET_BYTES = 64 * KIB
 FLIGHT_WAIT_S = 30.0
 """A reader waits so long for a snapshot, a place or a flush; then it is told to come back."""
 
+FLIGHT_STALL_S = 60.0
+"""A reader that takes no message for so long loses its place; 2 MiB in a minute go through any line."""
+
 CALL_TIMEOUT_S = 30.0
 """A call of the library waits so long; above ``ACK_TIMEOUT_S``, so that the disk is blamed first."""
 

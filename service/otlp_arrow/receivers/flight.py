@@ -7,7 +7,8 @@ before anybody may look at it (docs/decisions/0007). Bounds, and who keeps them:
 * Size after decompression: ``flight_ingest``, from what the message claims, before anything is inflated.
 * Memory of messages and batches: the intake, from the moment a message is there.
 * Batches of one stream that wait for the disk: ``FLIGHT_PUTS_IN_FLIGHT``; then HTTP/2 holds the client back.
-* Readers: ``MAX_FLIGHT_READS``, each with one record batch of a file in memory.
+* Readers: ``MAX_FLIGHT_READS``, each with one record batch of a file in memory, as long as it takes a message in
+  ``FLIGHT_STALL_S``.
 
 A ``PutResult`` is sent for every batch in order, when that batch is durable::
 
@@ -226,7 +227,7 @@ class _FlightService(grpc.GenericRpcHandler):  # type: ignore[misc]
             pieces = answer(query, snapshot)
             try:
                 while (piece := await self._pull(pieces)) is not None:
-                    await call.write(piece)
+                    await _before_it_stalls(call.write(piece))
             finally:
                 pieces.close()
 
@@ -361,6 +362,15 @@ class _Put:
         await asyncio.gather(reading, *self._accepting, return_exceptions=True)
         if self._dictionaries is not None:
             self._dictionaries.release()
+
+
+async def _before_it_stalls(writing: Awaitable[None]) -> None:
+    """One message out. A reader that takes none of it would keep its place, and its files, for as long as it likes."""
+    try:
+        async with asyncio.timeout(limits.FLIGHT_STALL_S):
+            await writing
+    except TimeoutError:
+        raise Busy("the reader took nothing for too long; read faster, or ask for a shorter time range", 1.0) from None
 
 
 async def _in_time(work: Awaitable[T], what: str) -> T:

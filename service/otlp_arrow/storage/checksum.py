@@ -14,5 +14,5 @@ crc32: Callable[[Buffer, int], int]
 
 try:
     from otlp_arrow.codec.kernel import crc32
-except ImportError:
+except ImportError:  # pragma: no cover - only where no kernel was built
     crc32 = zlib.crc32

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
 
+from otlp_arrow.app import run as run_module
 from otlp_arrow.app.run import run
 from otlp_arrow.app.settings import Settings
 from otlp_arrow.app.wiring import Collector, open_collector, pipeline_settings
@@ -159,6 +161,25 @@ async def test_whoever_runs_it_may_cancel_it(tmp_path: Path):
         await running
     async with open_collector(settings_for(tmp_path)):  # everything was let go
         pass
+
+
+async def test_slower_code_in_the_place_of_compiled_code_is_said_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(run_module, "COMPILED_GRPC", False)
+    monkeypatch.setattr(run_module, "kernel_available", lambda: False)
+    with structlog.testing.capture_logs() as said:
+        running = asyncio.create_task(run(settings_for(tmp_path, **{"protocols.protobuf_enabled": True})))
+        async with asyncio.timeout(20):
+            while len(said) < 2 and not running.done():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    warnings = [entry["event"] for entry in said if entry["log_level"] == "warning"]
+    assert warnings == [
+        "running on the reference decoder",
+        "OTLP/gRPC is served by gRPC's own library: the compiled door was not built",
+    ]
 
 
 def test_outside_the_main_thread_no_signal_is_listened_to(tmp_path: Path):

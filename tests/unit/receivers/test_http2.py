@@ -116,6 +116,7 @@ values = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60
 fields = st.lists(st.tuples(names, values, st.booleans()), max_size=12)
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(fields, st.booleans(), st.sampled_from([None, 0, 100, 4096])), max_size=8))
 def test_blocks_read_as_an_independent_encoder_meant_them(blocks: Any) -> None:
     encoder, decoder = hpack.Encoder(), http2.HeaderDecoder(1 << 16)

@@ -1,0 +1,165 @@
+"""What a ``DoPut`` costs: batches of spans from a stock pyarrow.flight client into a collector of its own process.
+
+    python benchmarks/flight.py                              # 512 rows a batch, 6 s, 16 batches under way
+    python benchmarks/flight.py --rows 4096 --streams 2 --own-dictionaries
+
+The figure is CPU of the whole server process, from the first batch until everything is in synced segments and the
+process has come to rest: checks, log, sync and segments included. Linux only (``/proc``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import payloads
+import pyarrow as pa
+import pyarrow.flight as flight
+from servers import Collector, Stored, scratch
+
+from otlp_arrow import codec
+from otlp_arrow.model import Signal
+
+UNDER_WAY = 16
+"""Batches of a stream that are not acknowledged yet; the server takes as many before it holds a client back."""
+
+_WAIT_S = 30.0
+
+
+class FlightCollector(Collector):
+    """otlp-arrow as shipped, with its Flight door on the port that would be OTLP/HTTP's."""
+
+    def environment(self) -> dict[str, str]:
+        return {
+            **super().environment(),
+            "OTLP_HTTP_ENABLED": "false",
+            "OTLP_ARROW_FLIGHT_ENABLED": "true",
+            "OTLP_ARROW_FLIGHT_PORT": str(self.http_port),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run. ``stored`` is counted in the files after the end."""
+
+    cpu_us_per_row: float
+    system_share: float
+    rows: int
+    rows_per_s: float
+    p50_ms: float
+    p95_ms: float
+    peak_rss_mib: float
+    stored: Stored
+
+
+def batches(rows: int, own_dictionaries: bool = False) -> list[pa.RecordBatch]:
+    """The standard spans, cut into batches; they share their dictionaries unless each is to have its own."""
+    requests = payloads.traces(rows).requests
+    if own_dictionaries:
+        return [codec.decode(Signal.TRACES, request) for request in requests]
+    builder = codec.new_builder(Signal.TRACES)
+    builder.append(requests)
+    whole = builder.snapshot()
+    return [whole.slice(at, rows) for at in range(0, whole.num_rows, rows)]
+
+
+def measure(directory: Path, sent: list[pa.RecordBatch], *, seconds: float, streams: int, rest: float) -> Measured:
+    """Start a collector, put for ``seconds``, flush, rest, stop, count."""
+    with FlightCollector(directory) as server:
+        location = f"grpc://localhost:{server.http_port}"
+        _put(location, sent, 0.3)  # connections, first segment, code that is loaded on first use
+        with flight.connect(location) as client:
+            list(client.do_action("flush"))
+        time.sleep(rest)
+        before, began = server.usage(), time.monotonic()
+        with ThreadPoolExecutor(streams) as pool:
+            done = list(pool.map(lambda _: _put(location, sent, seconds), range(streams)))
+        elapsed = time.monotonic() - began
+        with flight.connect(location) as client:
+            list(client.do_action("flush"))
+        time.sleep(rest)
+        after = server.usage()
+        server.stop()
+        stored = server.stored("traces")
+    rows = sum(rows for rows, _ in done)
+    waited = sorted(wait for _, waits in done for wait in waits)
+    cpu = after.cpu_s - before.cpu_s
+    return Measured(
+        cpu * 1e6 / rows,
+        (after.system_s - before.system_s) / cpu,
+        rows,
+        rows / elapsed,
+        waited[len(waited) // 2] * 1e3,
+        waited[len(waited) * 95 // 100] * 1e3,
+        after.peak_rss_bytes / 2**20,
+        stored,
+    )
+
+
+def _put(location: str, sent: list[pa.RecordBatch], seconds: float) -> tuple[int, list[float]]:
+    """Rows acknowledged, and how long each batch waited for its acknowledgement."""
+    under_way: list[float] = []
+    waits: list[float] = []
+    room = threading.Semaphore(UNDER_WAY)
+    rows = 0
+
+    with flight.connect(location) as client:
+        writer, acknowledgements = client.do_put(flight.FlightDescriptor.for_path("traces"), sent[0].schema)
+
+        def listen() -> None:
+            nonlocal rows
+            while (answer := acknowledgements.read()) is not None:
+                rows += json.loads(answer.to_pybytes())["rows"]
+                waits.append(time.monotonic() - under_way[len(waits)])
+                room.release()
+
+        listening = threading.Thread(target=listen)
+        listening.start()
+        try:
+            end = time.monotonic() + seconds
+            for batch in cycle(sent):
+                if time.monotonic() > end:
+                    break
+                if not room.acquire(timeout=_WAIT_S):
+                    raise TimeoutError(f"no acknowledgement in {_WAIT_S} s")
+                under_way.append(time.monotonic())
+                writer.write_batch(batch)
+            writer.done_writing()
+        finally:
+            listening.join(_WAIT_S)
+            writer.close()
+    return rows, waits
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=512, help="rows a batch")
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--rest", type=float, default=2, help="seconds to come to rest, counted in")
+    parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--own-dictionaries", action="store_true", help="dictionaries change with every batch")
+    parser.add_argument("--directory", type=Path, help="where to write")
+    options = parser.parse_args()
+    sent = batches(options.rows, options.own_dictionaries)
+    print("| CPU µs/row | system | rows/s | ack p50 / p95 ms | bytes/row | RSS peak MiB |")
+    print("|---:|---:|---:|---:|---:|---:|")
+    for _ in range(options.repeat):
+        with scratch(options.directory) as directory:
+            got = measure(directory, sent, seconds=options.seconds, streams=options.streams, rest=options.rest)
+        print(
+            f"| {got.cpu_us_per_row:.2f} | {got.system_share:.0%} | {got.rows_per_s:,.0f} "
+            f"| {got.p50_ms:.1f} / {got.p95_ms:.1f} | {got.stored.bytes / got.stored.records:.0f} "
+            f"| {got.peak_rss_mib:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
