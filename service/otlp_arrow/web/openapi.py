@@ -22,24 +22,32 @@ from otlp_arrow.query.ask import (
 MAX_GROUPS = 8
 
 _TIME = "ISO 8601, nanoseconds since 1970, `now`, or how long ago: `30m`"
+# Narrower than what is taken (any ISO 8601, any case, spaces): what a client may be made from.
+_DURATION_TEXT = r"([0-9]{1,4}(ns|us|ms|s|m|h|d|w))+"
+_ISO_TEXT = (
+    r"(19[7-9][0-9]|20[0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
+    r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?(Z|[+-][01][0-9]:[0-5][0-9])?"
+)
+_TIME_SCHEMA = {"type": "string", "pattern": rf"^(now|[0-9]{{1,18}}|{_DURATION_TEXT}|{_ISO_TEXT})$"}
+_DURATION_SCHEMA = {"type": "string", "pattern": rf"^([0-9]{{1,18}}|{_DURATION_TEXT})$"}
 _MEANINGS: dict[str, tuple[dict[str, Any], str]] = {
     "trace_id": ({"type": "string", "pattern": "^[0-9a-fA-F]{32}$"}, "32 hex digits"),
     "span_id": ({"type": "string", "pattern": "^[0-9a-fA-F]{16}$"}, "16 hex digits"),
-    "start": ({"type": "string"}, f"From here on, included: {_TIME}"),
-    "end": ({"type": "string"}, f"Up to here, not included: {_TIME}"),
+    "start": (_TIME_SCHEMA, f"From here on, included: {_TIME}"),
+    "end": (_TIME_SCHEMA, f"Up to here, not included: {_TIME}"),
     "service": ({"type": "string"}, "`service.name` of the resource"),
     "operation": ({"type": "string"}, "Name of the span"),
     "status": ({"type": "string", "enum": [*STATUSES]}, "Status of the span"),
     "kind": ({"type": "string", "enum": [*KINDS]}, "Kind of the span"),
     "error_type": ({"type": "string"}, "Failed spans with this `error.type` or `exception.type`"),
-    "duration_min": ({"type": "string"}, "Lasting at least: `100ms`, `1s`"),
-    "duration_max": ({"type": "string"}, "Lasting at most"),
+    "duration_min": (_DURATION_SCHEMA, "Lasting at least: `100ms`, `1s`"),
+    "duration_max": (_DURATION_SCHEMA, "Lasting at most"),
     "order_by": ({"type": "string", "enum": [*SPAN_ORDERS]}, "What the rows are ordered by"),
     "direction": ({"type": "string", "enum": ["DESC", "ASC"]}, "Newest or largest first, or last"),
     "limit": ({"type": "integer", "minimum": 1, "maximum": MAX_PAGE}, "Rows of a page"),
     "cursor": ({"type": "string"}, "`next_cursor` of the page before"),
     "attribute": (
-        {"type": "array", "items": {"type": "string"}},
+        {"type": "array", "items": {"type": "string", "pattern": r"^[^\s{]"}},
         "A condition on an attribute: `http.route=/cart`, `http.response.status_code>=500`, `db.query.text~orders`, "
         '`user.id="7"`, '
         "`error.type` alone (exists), or a JSON object with key, operator, value and level",
@@ -53,7 +61,7 @@ _MEANINGS: dict[str, tuple[dict[str, Any], str]] = {
     "hours": ({"type": "number", "exclusiveMinimum": 0, "maximum": 10**6}, "Started within so many hours"),
     "prefix": ({"type": "string"}, "What the keys begin with"),
     "signal": ({"type": "string", "enum": ["traces", "metrics", "logs"]}, "Whose attributes"),
-    "bucket": ({"type": "string"}, "Length of a bucket of time: `1m`"),
+    "bucket": (_DURATION_SCHEMA, "Length of a bucket of time: `1m`"),
     "group_by": ({"type": "array", "items": {"type": "string"}, "maxItems": MAX_GROUPS}, "Attribute keys"),
 }
 
@@ -91,17 +99,23 @@ def document(auth: bool) -> dict[str, Any]:
     """The OpenAPI 3.1 document; ``auth``: credentials are asked for."""
     paths: dict[str, Any] = {
         "/traces/{trace_id}": _one_trace(),
-        "/traces": _get("Traces that have a matching span", [*parameter_names(SpanQuery), "format"], _object("traces")),
+        "/traces": _get(
+            "Traces that have a matching span", [*parameter_names(SpanQuery), "table_format"], _object("traces")
+        ),
         "/spans": _get("Spans", _row_parameters(SpanQuery), _object("spans", required=False)),
         "/failures": _get("Failed spans of late", ["hours", "limit", "format"], _object("spans", required=False)),
         "/logs": _get("Log records, OTLP/JSON", _row_parameters(LogQuery), _object("resourceLogs", required=False)),
         "/metrics": _get("Data points", _row_parameters(MetricQuery), _object("points", required=False)),
-        "/metrics/names": _get("Metrics that there are", ["start", "end", "format"], _TABLE),
+        "/metrics/names": _get("Metrics that there are", ["start", "end", "table_format"], _TABLE),
         "/metrics/series": _get(
-            "Data points in buckets of time", [*parameter_names(MetricQuery), "bucket", "group_by", "format"], _TABLE
+            "Data points in buckets of time",
+            [*parameter_names(MetricQuery), "bucket", "group_by", "table_format"],
+            _TABLE,
         ),
-        "/services": _get("Rates, errors and durations", ["start", "end", "service", "format"], _TABLE),
-        "/attributes": _get("Attribute keys that there are", ["signal", "prefix", "start", "end", "format"], _TABLE),
+        "/services": _get("Rates, errors and durations", ["start", "end", "service", "table_format"], _TABLE),
+        "/attributes": _get(
+            "Attribute keys that there are", ["signal", "prefix", "start", "end", "table_format"], _TABLE
+        ),
         "/sql": {"post": _sql()},
         "/openapi.json": _get("This document", [], {"type": "object"}),
     }
@@ -141,9 +155,10 @@ def _one_trace() -> dict[str, Any]:
 
 
 def _parameter(name: str) -> dict[str, Any]:
-    if name == "format":
-        schema: dict[str, Any] = {"type": "string", "enum": ["json", "jsonl", "csv", "arrow", "otlp"]}
-        meaning = "Instead of the `Accept` header"
+    if name in ("format", "table_format"):
+        forms = ["json", "jsonl", "csv", "arrow", *(["otlp"] if name == "format" else [])]
+        schema: dict[str, Any] = {"type": "string", "enum": forms}
+        name, meaning = "format", "Instead of the `Accept` header"
     elif name == "follow":
         schema, meaning = {"type": "string", "enum": ["true", "false"]}, "A live stream, one JSON object a line"
     else:
@@ -187,7 +202,7 @@ def _sql() -> dict[str, Any]:
         "required": ["statement"],
         "additionalProperties": False,
         "properties": {
-            "statement": {"type": "string", "description": "One SELECT"},
+            "statement": {"type": "string", "minLength": 1, "description": "One SELECT"},
             "parameters": {"type": "array", "description": "For each `?`"},
             "max_rows": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
         },
@@ -197,7 +212,7 @@ def _sql() -> dict[str, Any]:
     responses["415"] = _problem("Not JSON")
     return {
         "summary": "SQL over the views; on localhost or with credentials only",
-        "parameters": [_parameter("format")],
+        "parameters": [_parameter("table_format")],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": responses,
     }

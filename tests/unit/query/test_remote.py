@@ -81,7 +81,7 @@ def test_https_trusts_the_given_authority_and_no_other(tmp_path: Path) -> None:
     with answering(400, b'{"detail": "heard"}', certificates) as url:
         with SpanStore.open(url, cafile=certificates.ca) as store, pytest.raises(BadQuery, match="heard"):
             store.query_spans(SpanQuery())
-        with SpanStore.open(url) as store, pytest.raises(QueryError, match="(?i)certificate"):
+        with SpanStore.open(url) as store, pytest.raises(QueryError, match=r"(?i)certificate"):
             store.query_spans(SpanQuery())
 
 
