@@ -98,7 +98,7 @@ async def test_a_partial_success_is_reported_with_the_remotes_words(server: Serv
         (Refuse(Code.UNIMPLEMENTED, "nothing here"), Fault.ADDRESS),
         (Drop(), Fault.UNREACHABLE),
     ],
-    ids=str,
+    ids=["unavailable", "deadline", "unauthenticated", "denied", "unimplemented", "dropped"],
 )
 async def test_what_may_be_taken_later_is_transient(server: Server, answer: Any, fault: Fault):
     server.remote.answers.append(answer)

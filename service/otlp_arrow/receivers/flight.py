@@ -359,9 +359,11 @@ class _Put:
         """Stop what is still under way; nobody will be told how it ended."""
         for accepting in self._accepting:
             accepting.cancel()
-        await asyncio.gather(reading, *self._accepting, return_exceptions=True)
-        if self._dictionaries is not None:
-            self._dictionaries.release()
+        try:
+            await asyncio.gather(reading, *self._accepting, return_exceptions=True)
+        finally:  # a client that goes away while the server stops cancels a second time
+            if self._dictionaries is not None:
+                self._dictionaries.release()
 
 
 async def _before_it_stalls(writing: Awaitable[None]) -> None:

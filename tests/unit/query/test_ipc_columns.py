@@ -18,7 +18,7 @@ from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Signal
 from otlp_arrow.query.errors import QueryError
 from otlp_arrow.query.ipc_columns import Unreadable, layout, read_batch_header
-from otlp_arrow.query.nested import row_codes
+from otlp_arrow.query.nested import combine, row_codes
 from otlp_arrow.query.segments import _LAYOUTS, ColumnCache, FileUnit, SegmentFile, SegmentPlaces
 from otlp_arrow.storage.store import StorageSettings, Store
 from samples import samples
@@ -123,6 +123,13 @@ def test_what_is_no_message_is_refused():
             read_batch_header(junk)
     with pytest.raises(Unreadable):
         layout(pa.schema([("a", pa.large_list(pa.int8()))]))
+
+
+@pytest.mark.parametrize("largest", [2**31 - 1, 2**32 - 1])
+def test_rows_that_differ_get_different_numbers_however_large_their_values(largest: int):
+    first, second = np.arange(70_000), np.zeros(70_000, np.int64)
+    second[-1] = largest
+    assert len(np.unique(combine([first, first % 7, second]))) == 70_000
 
 
 def test_a_cache_holds_no_more_than_it_may():
