@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -154,6 +155,8 @@ class Forwarder:
                 slot.release()
             else:
                 parcel.task = asyncio.create_task(self._deliver(parcel), name=f"otlp-deliver-{self.destination.name}")
+                # Not in the task: one that is cancelled before its first step runs none of its code.
+                parcel.task.add_done_callback(functools.partial(_give_back, slot))
 
     async def _wait_for_frames(self) -> None:
         """Until there is something to send; and, if it is little, for a while for more of it."""
@@ -237,13 +240,10 @@ class Forwarder:
             self._standing.cannot_store(error)
 
     async def _deliver(self, parcel: Parcel) -> None:
-        try:
-            await self._delivery.settle(parcel)
-            self._parcels.discard(parcel)
-            self._advance()
-            self._confirmed_bytes += parcel.nbytes
-        finally:
-            self._slots[parcel.signal].release()
+        await self._delivery.settle(parcel)
+        self._parcels.discard(parcel)
+        self._advance()
+        self._confirmed_bytes += parcel.nbytes
         if self._confirmed_bytes > CURSOR_BYTES:
             await self._store_cursor()
 
@@ -288,3 +288,7 @@ class Forwarder:
     def _lag_s(self) -> float:
         oldest = min((p.frames[0].received_ns for p in self._parcels), default=None)
         return 0.0 if oldest is None else max(0.0, (time.time_ns() - oldest) / 1e9)
+
+
+def _give_back(slot: asyncio.Semaphore, _: asyncio.Task[None]) -> None:
+    slot.release()

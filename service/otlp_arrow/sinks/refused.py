@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections import defaultdict
@@ -45,7 +46,7 @@ class RefusedItems:
 
     def _write(self, name: str, payload: bytes, reason: str) -> bool:
         if self._bytes is None:
-            self._bytes = sum(p.stat().st_size for p in self._directory.glob(f"{_PREFIX}*"))
+            self._bytes = self._bytes_there()
         if self._bytes + len(payload) > self._max_bytes:
             if not self._full:
                 self._full = True
@@ -59,3 +60,10 @@ class RefusedItems:
             return False
         self._bytes += len(payload)
         return True
+
+    def _bytes_there(self) -> int:
+        total = 0
+        for path in self._directory.glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):  # somebody tidies up just now
+                total += path.stat().st_size
+        return total

@@ -176,6 +176,26 @@ async def test_the_cursor_moves_over_confirmed_frames_only_and_in_order(tmp_path
         await b.until(lambda: b.reader.confirmed == 2)
 
 
+async def test_a_delivery_cancelled_before_its_first_step_gives_its_slot_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    create_task = asyncio.create_task
+    cancelled: list[asyncio.Task[Any]] = []
+
+    def create_and_cancel(work: Any, *, name: str | None = None) -> asyncio.Task[Any]:
+        task = create_task(work, name=name)
+        if not cancelled and str(name).startswith("otlp-deliver"):
+            cancelled.append(task)
+            task.cancel()
+        return task
+
+    async with bench(tmp_path, Scripted(), max_in_flight=1) as b:
+        monkeypatch.setattr(asyncio, "create_task", create_and_cancel)
+        b.append(spans(1))
+        await b.until(lambda: bool(cancelled) and cancelled[0].done())
+        assert not b.forwarder._slots[Signal.TRACES].locked()
+
+
 async def test_frames_of_a_signal_that_nobody_wants_are_passed_over(tmp_path: Path):
     async with bench(tmp_path, Scripted(), signals=frozenset({Signal.LOGS})) as b:
         b.append(spans(1))
