@@ -11,7 +11,7 @@ import os
 import pyarrow as pa
 
 from otlp_arrow.codec import reference
-from otlp_arrow.codec.interface import BatchBuilder, Outcome
+from otlp_arrow.codec.interface import BatchBuilder, ColumnMemory, Outcome
 from otlp_arrow.codec.otlp_json import json_to_protobuf, protobuf_to_json
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Rejected, Signal
@@ -31,6 +31,7 @@ __all__ = [
     "KERNEL_ERROR",
     "SCHEMAS",
     "BatchBuilder",
+    "ColumnMemory",
     "Outcome",
     "decode",
     "decode_json",

@@ -4,7 +4,7 @@
 ``kernel.py`` puts a face on it. The scan is plain C over structs, written in Cython, and holds no GIL;
 only the classes at the end of this file touch Python. It reads in this order: ``wire`` (protobuf),
 ``buffers`` (what is written), ``keywords`` (dictionaries), ``values`` and ``json_text`` (attributes),
-``origin`` (what all signals share), then ``traces``, ``metrics``, ``logs``.
+``origin`` (what all signals share), then ``traces``, ``metrics``, ``logs``; ``gather`` takes batches of Arrow clients.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
@@ -12,7 +12,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from libc.math cimport INFINITY, NAN, isinf, isnan
-from libc.stdint cimport INT32_MAX, INT64_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport INT32_MAX, INT64_MAX, UINT32_MAX, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset, strlen
 
@@ -41,6 +41,7 @@ cdef extern from "kernel_parts/bitmaps.h" nogil:
     bint bits_where_not_zero(const uint64_t* values, size_t n, uint8_t* bits)
     bint bits_where_not_zero_pair(const uint64_t* values, size_t n, uint8_t* bits)
     bint bits_where_not_empty(const int32_t* offsets, size_t n, uint8_t* bits)
+    size_t bits_count(const uint8_t* bits, size_t n)
     bint bits_where_not_negative(const int32_t* values, size_t n, uint8_t* bits)
 
 cdef extern from "kernel_parts/doubles.h" nogil:
@@ -51,6 +52,13 @@ cdef extern from "kernel_parts/crc32.h" nogil:
     void crc32_prepare()
     uint32_t crc32_update(uint32_t value, const uint8_t* data, size_t size)
     uint32_t crc32_by_table(uint32_t register, const uint8_t* data, size_t size)
+
+cdef extern from "kernel_parts/zstd_frames.h" nogil:
+    bint zstd_is_constant(const uint8_t* data, size_t size)
+    size_t zstd_constant_bound(size_t size)
+    size_t zstd_constant(uint8_t byte, size_t size, uint8_t* out)
+    size_t zstd_words_bound(size_t count)
+    size_t zstd_words(const uint32_t* words, size_t count, uint8_t* out)
 
 cdef extern from "Python.h":
     double PyOS_string_to_double(const char* text, char** end, void* overflow_exception)
@@ -67,6 +75,8 @@ include "kernel_parts/origin.pxi"
 include "kernel_parts/traces.pxi"
 include "kernel_parts/metrics.pxi"
 include "kernel_parts/logs.pxi"
+include "kernel_parts/flatbuffers.pxi"
+include "kernel_parts/gather.pxi"
 include "kernel_parts/assembly.pxi"
 include "kernel_parts/views.pxi"
 include "kernel_parts/writer.pxi"
@@ -106,6 +116,38 @@ def crc32_portable(data, value: int = 0) -> int:
     cdef const uint8_t[::1] view = data
     cdef uint32_t crc = <uint32_t>(value & 0xFFFFFFFF)
     return ~crc32_by_table(~crc, &view[0], view.shape[0]) & 0xFFFFFFFF if view.shape[0] else crc
+
+
+def memory_bytes(address: int, size: int) -> bytes:
+    """A copy of the ``size`` bytes at ``address``."""
+    return PyBytes_FromStringAndSize(<const char*><uintptr_t>address, size)
+
+
+def count_bits(address: int, rows: int) -> int:
+    """How many of the first ``rows`` bits at ``address`` are set."""
+    return bits_count(<const uint8_t*><uintptr_t>address, rows)
+
+
+def zstd_frame(address: int, size: int, words: bool) -> bytes | None:
+    """The ``size`` bytes at ``address`` as a Zstandard frame, if they are one byte over and over or, with ``words``,
+    growing numbers of four bytes; else None: then the library's compressor does better."""
+    cdef const uint8_t* data = <const uint8_t*><uintptr_t>address
+    cdef size_t length = size
+    cdef size_t packed = 0
+    cdef uint8_t* out = NULL
+    cdef bint constant
+    with nogil:
+        constant = zstd_is_constant(data, length)
+        if constant or words:
+            out = <uint8_t*>malloc(zstd_constant_bound(length) if constant else zstd_words_bound(length // 4))
+        if out != NULL and constant:
+            packed = zstd_constant(data[0], length, out)
+        elif out != NULL and length % 4 == 0:
+            packed = zstd_words(<const uint32_t*>data, length // 4, out)
+    try:
+        return PyBytes_FromStringAndSize(<const char*>out, packed) if packed else None
+    finally:
+        free(out)
 
 
 def double_text(value: float) -> str:

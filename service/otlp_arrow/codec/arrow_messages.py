@@ -33,6 +33,10 @@ END_OF_STREAM = _CONTINUATION + bytes(4)
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
 _NODES, _BUFFERS, _COMPRESSION = 1, 2, 3
 _DICTIONARY_ID, _DICTIONARY_DATA, _IS_DELTA = 0, 1, 2
+_SCHEMA_FIELDS, _FIELD_DICTIONARY, _FIELD_CHILDREN, _ENCODING_ID = 1, 4, 5, 0
+
+MAX_SCHEMA_DEPTH = 16
+"""Fields in fields of a schema; ours have seven."""
 
 _EXTENSION_KEY = b"ARROW:extension:name"
 
@@ -77,6 +81,41 @@ def encapsulated(header: Buffer, body: Buffer) -> tuple[bytes, bytes, Buffer]:
     """The parts of the message as a stream has them: prefix, padded header, body."""
     padding = -len(header) % 8
     return _CONTINUATION + struct.pack("<i", len(header) + padding), bytes(header) + bytes(padding), body
+
+
+def dictionary_ids(header: Buffer) -> list[int]:
+    """The ids of the dictionary-encoded fields of a schema message, depth first. Raises ``Rejected``.
+
+    A program may give several fields one id: they share a dictionary.
+    """
+    found: list[int] = []
+    try:
+        data = bytes(header)
+        message = int(struct.unpack_from("<I", data, 0)[0])
+        if data[_slot(data, message, _HEADER_TYPE)] != Kind.SCHEMA:
+            raise ValueError("no schema")
+        schema = _follow(data, _slot(data, message, _HEADER))
+        _dictionaries_of(data, _slot(data, schema, _SCHEMA_FIELDS), found, MAX_SCHEMA_DEPTH)
+    except (struct.error, IndexError, ValueError) as error:
+        raise Rejected(f"the schema is damaged: {error}") from error
+    return found
+
+
+def _dictionaries_of(data: bytes, fields: int, found: list[int], depth: int) -> None:
+    if not fields:
+        return
+    vector = _follow(data, fields)
+    (count,) = struct.unpack_from("<I", data, vector)
+    if count * 4 > len(data) or len(found) > len(data) or not depth:
+        raise ValueError(f"{count} fields in {len(data)} bytes")
+    for slot in range(vector + 4, vector + 4 + 4 * count, 4):
+        field = _follow(data, slot)
+        encoding = _slot(data, field, _FIELD_DICTIONARY)
+        if encoding:
+            encoded = _follow(data, encoding)
+            at = _slot(data, encoded, _ENCODING_ID)
+            found.append(int(struct.unpack_from("<q", data, at)[0]) if at else 0)
+        _dictionaries_of(data, _slot(data, field, _FIELD_CHILDREN), found, depth - 1)
 
 
 def to_stream(batch: pa.RecordBatch) -> bytes:

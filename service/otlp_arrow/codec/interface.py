@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -22,6 +22,24 @@ class Outcome:
     rejected: int = 0
     message: str = ""
     error: str | None = None
+
+
+Memory: TypeAlias = tuple[int, int]
+"""Address, bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnMemory:
+    """The columns of a batch as plain memory, without an Arrow object for each.
+
+    ``parts``: by path the rows of an array and its buffers, the first of them the validity (None: all valid). A path is
+    a field's name; ``.key`` and ``.value`` of a map, ``[]`` the members of a list, ``{}`` a dictionary. All begin at 0.
+    ``owner`` keeps the memory.
+    """
+
+    rows: int
+    parts: Mapping[str, tuple[int, list[Memory | None]]]
+    owner: object
 
 
 class BatchBuilder(Protocol):
@@ -50,6 +68,9 @@ class BatchBuilder(Protocol):
 
     def finish(self) -> pa.RecordBatch:
         """The rows as a batch that may share the builder's memory: it is valid until ``clear``."""
+
+    def memory(self) -> ColumnMemory | None:
+        """As ``finish``, without Arrow's objects; None if the builder has nothing but those."""
 
     def clear(self) -> None:
         """Empty the builder for reuse; memory up to a bound is kept for the next rows."""

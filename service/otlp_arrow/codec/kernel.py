@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from otlp_arrow.codec import _kernel, reference, rejection
 from otlp_arrow.codec._kernel import crc32
-from otlp_arrow.codec.interface import Outcome
+from otlp_arrow.codec.interface import ColumnMemory, Outcome
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Rejected, Signal, limits
 
@@ -64,6 +64,9 @@ class KernelBuilder:
 
     def finish(self) -> pa.RecordBatch:
         return _Assembly(self._builder, copy=False).batch(self._signal)
+
+    def memory(self) -> ColumnMemory:
+        return ColumnMemory(self._builder.rows, self._builder.parts(), self._builder)
 
     def clear(self) -> None:
         self._builder.clear()

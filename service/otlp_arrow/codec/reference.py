@@ -102,6 +102,9 @@ class ReferenceBuilder:
     def finish(self) -> pa.RecordBatch:
         return self.snapshot()
 
+    def memory(self) -> None:
+        return None
+
     def clear(self) -> None:
         self.truncate(0)
 

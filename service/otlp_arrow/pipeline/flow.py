@@ -257,7 +257,7 @@ class Pipeline:
 
     def _write(self, chunk: Chunk) -> None:
         try:
-            self.store.write(chunk.signal, chunk.batch(), chunk.wal_first, chunk.wal_last)
+            self.store.write(chunk.signal, chunk.content(), chunk.wal_first, chunk.wal_last)
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 self.store.make_room()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from otlp_arrow.codec import BatchBuilder, Outcome, new_builder
+from otlp_arrow.codec import BatchBuilder, ColumnMemory, Outcome, new_builder
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Rejected, Signal
 
@@ -30,6 +30,11 @@ class Chunk:
     def copies(self) -> list[pa.RecordBatch]:
         """Copies of the rows, for readers, as long as they are not stored."""
         return [self.builder.snapshot(), *self.batches] if self.builder.rows else list(self.batches)
+
+    def content(self) -> pa.RecordBatch | ColumnMemory:
+        """All rows, valid until the builder is cleared."""
+        memory = None if self.batches else self.builder.memory()
+        return self.batch() if memory is None else memory
 
     def batch(self) -> pa.RecordBatch:
         """All rows as one batch, valid until the builder is cleared."""

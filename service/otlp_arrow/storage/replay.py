@@ -77,7 +77,7 @@ def _write(store: Store, gathering: Gathering, pools: dict[Signal, BuilderPool],
     chunk = gathering.seal()
     if chunk is None:
         return
-    store.write(chunk.signal, chunk.batch(), chunk.wal_first, chunk.wal_last)
+    store.write(chunk.signal, chunk.content(), chunk.wal_first, chunk.wal_last)
     done.rows[chunk.signal] += chunk.rows
     chunk.builder.clear()
     pools[chunk.signal].give(chunk.builder)

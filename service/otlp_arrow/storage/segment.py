@@ -11,9 +11,11 @@ import contextlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import pyarrow as pa
 
+from otlp_arrow.codec import ColumnMemory
 from otlp_arrow.codec.schema import SIGNAL_KEY, VERSION_KEY
 from otlp_arrow.model import Signal
 from otlp_arrow.model.limits import RESYNC_BYTES_PER_BYTE
@@ -31,6 +33,12 @@ from otlp_arrow.storage.ipc import (
     read_message,
     walk,
 )
+
+arrow_writing: ModuleType | None
+try:
+    from otlp_arrow.codec import arrow_writing
+except ImportError:  # no kernel, and no builder that has its columns as memory
+    arrow_writing = None
 
 WAL_KEY = "otlp_arrow.wal"
 ROWS_KEY = "otlp_arrow.rows"
@@ -117,16 +125,13 @@ class SegmentFile:
     def __init__(self, disk: Disk, path: Path, schema: pa.Schema, *, compression_level: int = 1) -> None:
         self.path = path
         self.opened_units = 0
+        self._schema = schema
+        self._options = pa.ipc.IpcWriteOptions(
+            compression=pa.Codec("zstd", compression_level=compression_level), use_threads=False
+        )
+        self._writer = arrow_writing.StreamWriter(schema, compression_level) if arrow_writing else None
         self._file = disk.create(path)
-        self._buffer = io.BytesIO()
         try:
-            self._writer = pa.ipc.new_stream(
-                self._buffer,
-                schema,
-                options=pa.ipc.IpcWriteOptions(
-                    compression=pa.Codec("zstd", compression_level=compression_level), use_threads=False
-                ),
-            )
             disk.sync_directory(path.parent)
         except BaseException:
             self._file.close()
@@ -138,17 +143,37 @@ class SegmentFile:
         """Bytes in the file."""
         return self._file.size
 
-    def append(self, batch: pa.RecordBatch, unit: UnitRange) -> int:
+    def append(self, rows: pa.RecordBatch | ColumnMemory, unit: UnitRange) -> int:
         """Write one unit and sync it; the bytes it took.
 
         Raises ``OSError`` if the disk refuses; the segment must then be given up with ``abandon``.
         """
-        self._writer.write_batch(batch, custom_metadata=unit.metadata())
-        data = _with_checksum(self._take())
+        data = self._unit_of_memory(rows, unit) if isinstance(rows, ColumnMemory) else self._unit_of_batch(rows, unit)
+        _put_checksum(data)
         self._file.append([data])
         self._file.sync()
         self.opened_units += 1
         return len(data)
+
+    def _unit_of_memory(self, columns: ColumnMemory, unit: UnitRange) -> bytearray:
+        assert self._writer is not None
+        data = bytearray() if self.opened_units else bytearray(self._writer.schema_message)
+        for part in self._writer.write(columns, unit.metadata()):
+            data += part
+        return data
+
+    def _unit_of_batch(self, batch: pa.RecordBatch, unit: UnitRange) -> bytearray:
+        """By pyarrow, with all its dictionaries: it knows nothing of those that another writer wrote."""
+        if self._writer is not None:
+            self._writer.forget_dictionaries()
+        buffer = io.BytesIO()
+        with pa.ipc.new_stream(buffer, self._schema, options=self._options) as stream:
+            schema_bytes = buffer.tell() or len(self._schema.serialize())
+            stream.write_batch(batch, custom_metadata=unit.metadata())
+        data = bytearray(buffer.getbuffer()[: -len(END_OF_STREAM)])
+        if self.opened_units:
+            del data[:schema_bytes]
+        return data
 
     def close(self) -> None:
         """Write the end-of-stream marker, sync, close. Raises ``OSError``; the units stand all the same."""
@@ -179,24 +204,16 @@ class SegmentFile:
             return False
         return True
 
-    def _take(self) -> bytes:
-        data = self._buffer.getvalue()
-        self._buffer.seek(0)
-        self._buffer.truncate()
-        return data
 
-
-def _with_checksum(unit: bytes) -> bytearray:
-    data = bytearray(unit)
+def _put_checksum(unit: bytearray) -> None:
     at = -1
     # A body may hold the same bytes by chance, so the placeholder is looked for in the batch's metadata.
-    for message in walk(unit):
+    for message in walk(memoryview(unit)):
         if isinstance(message, Message) and message.kind == RECORD_BATCH:
-            at = data.find(_CRC_PLACEHOLDER, message.start, message.body)
+            at = unit.find(_CRC_PLACEHOLDER, message.start, message.body)
     assert at >= 0
-    data[at : at + 8] = _NO_CRC
-    data[at : at + 8] = f"{crc32(data, 0):08x}".encode()
-    return data
+    unit[at : at + 8] = _NO_CRC
+    unit[at : at + 8] = f"{crc32(unit, 0):08x}".encode()
 
 
 def read_segment(path: Path, data: bytes | memoryview, *, verify: bool) -> Reading:

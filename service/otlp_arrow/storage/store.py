@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from otlp_arrow.codec import ColumnMemory
 from otlp_arrow.codec.schema import SCHEMA_VERSION, SCHEMAS
 from otlp_arrow.codec.time_bounds import time_bounds
 from otlp_arrow.model import Corrupt, OtlpIOError, Signal
@@ -253,18 +254,19 @@ class Store:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def write(self, signal: Signal, batch: pa.RecordBatch, wal_first: int, wal_last: int) -> Segment:
-        """Append a batch as one unit: synced when this returns, the catalogue knows it.
+    def write(self, signal: Signal, rows: pa.RecordBatch | ColumnMemory, wal_first: int, wal_last: int) -> Segment:
+        """Append rows as one unit: synced when this returns, the catalogue knows it.
 
-        Raises ``OSError`` and leaves nothing of the batch in a segment if the disk refuses; the same
-        batch may be written again.
+        Raises ``OSError`` and leaves nothing of them in a segment if the disk refuses; the same
+        rows may be written again.
         """
-        time_min, time_max = time_bounds(signal, batch) or (None, None)
-        unit = UnitRange(wal_first, wal_last, batch.num_rows, time_min, time_max)
+        time_min, time_max = time_bounds(signal, rows) or (None, None)
+        count = rows.rows if isinstance(rows, ColumnMemory) else rows.num_rows
+        unit = UnitRange(wal_first, wal_last, count, time_min, time_max)
         file = self._files.get(signal) or self._open_segment(signal)
         good_size = file.size
         try:
-            file.append(batch, unit)
+            file.append(rows, unit)
         except OSError:
             del self._files[signal]
             file.abandon(good_size)

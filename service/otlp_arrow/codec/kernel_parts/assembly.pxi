@@ -12,6 +12,67 @@ cdef enum Nulls:
     ZERO_PAIR  # sixteen
 
 
+cdef class ArrowDictionary:
+    """A dictionary message of an Arrow stream: strings, none of them null, not compressed, no delta.
+
+    Raises ``ValueError`` for any other. ``nbytes``: of its strings and their offsets.
+    """
+
+    cdef Dictionary _dictionary
+    cdef bytes _body
+
+    def __cinit__(self, bytes header, bytes body):
+        cdef Message message
+        cdef int64_t pairs[6]
+        cdef int32_t* ends
+        cdef size_t row
+        if not (
+            read_arrow_message(
+                &message,
+                HEADER_DICTIONARY,
+                <Position>PyBytes_AS_STRING(header),
+                PyBytes_GET_SIZE(header),
+                <Position>PyBytes_AS_STRING(body),
+                PyBytes_GET_SIZE(body),
+            )
+            and message.node_count == 1
+            and message.buffer_count == 3
+        ):
+            raise ValueError("no plain dictionary of strings")
+        memcpy(pairs, message.nodes, 16)
+        if pairs[0] != message.rows or pairs[1] != 0:
+            raise ValueError("a dictionary with nulls")
+        memcpy(pairs, message.buffers, 48)
+        for row in range(6):
+            if pairs[row] < 0:
+                raise ValueError("a negative length")
+        if pairs[2] > PyBytes_GET_SIZE(body) - pairs[3] or pairs[4] > PyBytes_GET_SIZE(body) - pairs[5]:
+            raise ValueError("a buffer outside of its message")
+        self._dictionary.count = <size_t>message.rows
+        ends = <int32_t*>calloc(message.rows + 1, 4)
+        if ends == NULL:
+            raise MemoryError
+        self._dictionary.ends = ends
+        if message.rows:
+            if pairs[3] < 4 * (message.rows + 1):
+                raise ValueError("offsets are missing")
+            memcpy(ends, message.body + pairs[2], 4 * (message.rows + 1))
+        for row in range(<size_t>message.rows):
+            if ends[row] > ends[row + 1]:
+                raise ValueError("offsets that fall")
+        if ends[0] != 0 or ends[message.rows] > pairs[5]:
+            raise ValueError("offsets outside of the text")
+        self._dictionary.text = message.body + pairs[4]
+        self._body = body
+
+    def __dealloc__(self):
+        free(<void*>self._dictionary.ends)
+
+    @property
+    def nbytes(self) -> int:
+        return 4 * (self._dictionary.count + 1) + self._dictionary.ends[self._dictionary.count]
+
+
 cdef class Builder:
     """Gathers rows of one signal; see ``codec/interface.py`` for the promises."""
 
@@ -22,6 +83,8 @@ cdef class Builder:
     cdef Bytes _derived[MAX_DERIVED]
     cdef int _derived_count
     cdef Bounds _derived_bounds
+    cdef Bytes _scratch[MAX_GATHER_BITMAPS + 2]
+    cdef GatherRecords _gather
     cdef bint _busy
 
     def __dealloc__(self):
@@ -31,9 +94,14 @@ cdef class Builder:
             free(self._columns)
         for each in range(MAX_DERIVED):
             bytes_free(&self._derived[each])
+        for each in range(MAX_GATHER_BITMAPS + 2):
+            bytes_free(&self._scratch[each])
 
     cdef void* _allocate(self, size_t size) except NULL:
+        cdef int each
         self._derived_bounds.max_offset = <size_t>-1 >> 1
+        for each in range(MAX_GATHER_BITMAPS + 2):
+            self._scratch[each].bounds = &self._derived_bounds
         self._columns = <Columns*>calloc(1, size)
         if self._columns == NULL:
             raise MemoryError
@@ -91,6 +159,51 @@ cdef class Builder:
             self._busy = False
             free(all_payloads)
 
+    def gather(self, bytes header, body, tuple dictionaries, max_offset: int, max_held_bytes: int) -> tuple:
+        """The rows of a record batch message in the schema of the builder: status and rows. ``dictionaries``: an
+        ``ArrowDictionary`` for each encoded field, depth first. Nothing is kept of a batch in which anything is in
+        doubt (MALFORMED)."""
+        self._check_idle()
+        cdef Gathering gathering
+        cdef Dictionary* found[MAX_KEYWORDS]
+        cdef ArrowDictionary each
+        cdef Py_buffer view
+        cdef int status = MALFORMED
+        cdef size_t rows = self._columns.records.rows
+        if len(dictionaries) > MAX_KEYWORDS:
+            return MALFORMED, 0
+        memset(&gathering, 0, sizeof(gathering))
+        for each in dictionaries:
+            found[gathering.dictionary_count] = &each._dictionary
+            gathering.dictionary_count += 1
+        gathering.dictionaries = found
+        gathering.bitmaps = &self._scratch[0]
+        gathering.bytes = &self._scratch[MAX_GATHER_BITMAPS]
+        gathering.json = &self._scratch[MAX_GATHER_BITMAPS + 1]
+        self._columns.bounds.max_offset = min(max_offset, INT32_MAX - 1)
+        self._columns.bounds.max_held_bytes = max_held_bytes
+        self._derived_bounds.fault = NO_FAULT
+        PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
+        self._busy = True
+        try:
+            if read_arrow_message(
+                &gathering.message,
+                HEADER_BATCH,
+                <Position>PyBytes_AS_STRING(header),
+                PyBytes_GET_SIZE(header),
+                <Position>view.buf,
+                view.len,
+            ):
+                with nogil:
+                    status = gather_batch(self._columns, &gathering, self._gather)
+        finally:
+            self._busy = False
+            PyBuffer_Release(&view)
+        if status == NO_MEMORY or self._derived_bounds.fault == OUT_OF_MEMORY:
+            columns_truncate(self._columns, rows)
+            raise MemoryError("no memory for the columns of a batch")
+        return status, self._columns.records.rows - rows
+
     def truncate(self, rows: int) -> None:
         self._check_idle()
         if not 0 <= rows <= self._columns.records.rows:
@@ -104,6 +217,9 @@ cdef class Builder:
         columns_clear(self._columns)
         for each in range(MAX_DERIVED):
             bytes_clear(&self._derived[each], idle)
+        if idle:
+            for each in range(MAX_GATHER_BITMAPS + 2):
+                bytes_free(&self._scratch[each])
 
     # -- parts: {path: (rows, buffers)}; a path is that of a field in the schema, "[]" the members of a list,
     # "{}" the dictionary. A buffer is (address, size), the first of each part its bitmap or None.
@@ -300,6 +416,7 @@ cdef class TracesBuilder(Builder):
 
     def __cinit__(self):
         traces_begin(<Traces*>self._allocate(sizeof(Traces)))
+        self._gather = gather_spans
 
     cdef void _own(self):
         cdef Traces* traces = <Traces*>self._columns
@@ -342,6 +459,7 @@ cdef class MetricsBuilder(Builder):
 
     def __cinit__(self):
         metrics_begin(<Metrics*>self._allocate(sizeof(Metrics)))
+        self._gather = gather_points
 
     cdef void _of_kinds(self, str path, Table* points, int column, int a, int b, int c):
         """A column that only some types of metrics have."""
@@ -418,6 +536,7 @@ cdef class LogsBuilder(Builder):
 
     def __cinit__(self):
         logs_begin(<Logs*>self._allocate(sizeof(Logs)))
+        self._gather = gather_log_records
 
     cdef void _own(self):
         cdef Logs* logs = <Logs*>self._columns

@@ -48,6 +48,19 @@ static int bits_where_byte(const uint8_t *values, size_t n, uint8_t a, uint8_t b
     SET_BITS(n, bits, IS_ONE_OF)
 }
 
+/* How many of the first n bits are set. */
+static size_t bits_count(const uint8_t *bits, size_t n) {
+    size_t count = 0, at = 0;
+    for (; at + 64 <= n; at += 64) {
+        uint64_t word = load64(bits + at / 8);
+        word -= word >> 1 & 0x5555555555555555u;
+        word = (word & 0x3333333333333333u) + (word >> 2 & 0x3333333333333333u);
+        count += ((word + (word >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56;
+    }
+    for (; at < n; at++) count += bits[at / 8] >> at % 8 & 1;
+    return count;
+}
+
 /* The types of values: those of OTAP, and a flag on the type of a value that is true. */
 enum { TYPE_STR = 1, TYPE_INT, TYPE_DOUBLE, TYPE_BOOL, TYPE_MAP, TYPE_SLICE, TYPE_BYTES, TYPE_IS_TRUE = 0x80 };
 

@@ -1,0 +1,106 @@
+"""Messages that are written from a builder's memory are those of an Arrow stream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given
+
+from otlp_arrow import codec
+from otlp_arrow.codec import SCHEMAS
+from otlp_arrow.codec.arrow_messages import END_OF_STREAM, Kind, dictionary_ids, inspect
+from otlp_arrow.codec.arrow_writing import StreamWriter
+from otlp_arrow.model import Rejected, Signal
+from otlp_arrow.storage.ipc import Message, walk
+from samples import samples
+from strategies import requests
+
+
+def stream(signal: Signal, units: list[list[bytes]], *, forget: bool = False) -> tuple[bytes, list[pa.RecordBatch]]:
+    """A stream with a unit for each list of requests, and the batches that should be in it."""
+    writer = StreamWriter(SCHEMAS[signal], 1)
+    data = bytearray(writer.schema_message)
+    expected = []
+    builder = codec.new_builder(signal)
+    for number, payloads in enumerate(units):
+        builder.clear()
+        builder.append(payloads)
+        expected.append(builder.snapshot())
+        if forget:
+            writer.forget_dictionaries()
+        memory = builder.memory()
+        assert memory is not None
+        for part in writer.write(memory, {"unit": str(number), "empty": ""}):
+            data += part
+    return bytes(data) + END_OF_STREAM, expected
+
+
+def messages(data: bytes, kind: Kind) -> list[Message]:
+    return [each for each in walk(data) if isinstance(each, Message) and each.kind == kind]
+
+
+@pytest.mark.parametrize("signal", list(Signal))
+def test_recorded_telemetry_reads_back_in_pyarrow_and_polars(signal: Signal) -> None:
+    payloads = [sample.payload for sample in samples() if sample.signal is signal]
+    data, expected = stream(signal, [payloads * 3, payloads[:1], [], payloads[::-1] * 2])
+    found = list(pa.ipc.open_stream(data))
+    for batch, want in zip(found, expected, strict=True):
+        batch.validate(full=True)
+        assert batch.equals(want)
+    assert pl.read_ipc_stream(data).height == sum(batch.num_rows for batch in expected)
+    assert [m.custom_metadata for m in messages(data, Kind.RECORD_BATCH)] == [
+        {"unit": str(number), "empty": ""} for number in range(4)
+    ]
+
+
+@pytest.mark.parametrize("signal", list(Signal))
+def test_any_rows_read_back(signal: Signal) -> None:
+    @given(requests(signal), requests(signal))
+    def check(first: Any, second: Any) -> None:
+        one, other = first.SerializeToString(), second.SerializeToString()
+        data, expected = stream(signal, [[one, other], [other]])
+        for batch, want in zip(pa.ipc.open_stream(data), expected, strict=True):
+            batch.validate(full=True)
+            assert batch.equals(want)
+
+    check()
+
+
+def test_dictionaries_are_written_again_only_where_they_have_changed() -> None:
+    payloads = [sample.payload for sample in samples() if sample.signal is Signal.TRACES]
+    data, _ = stream(Signal.TRACES, [payloads[:1], payloads[:1]])
+    fields = len(dictionary_ids(StreamWriter(SCHEMAS[Signal.TRACES], 1).schema_message[8:]))
+    assert len(messages(data, Kind.DICTIONARY)) == fields
+    data, _ = stream(Signal.TRACES, [payloads[:1], payloads[:1]], forget=True)
+    assert len(messages(data, Kind.DICTIONARY)) == 2 * fields
+
+
+def test_each_encoded_field_has_the_id_that_the_schema_message_gives_it() -> None:
+    def encoded(type_: pa.DataType) -> int:
+        if pa.types.is_dictionary(type_):
+            return 1
+        if pa.types.is_map(type_):
+            return encoded(type_.key_type) + encoded(type_.item_type)
+        return sum(encoded(type_.field(i).type) for i in range(type_.num_fields)) if pa.types.is_nested(type_) else 0
+
+    for schema in SCHEMAS.values():
+        ids = dictionary_ids(schema.serialize().to_pybytes()[8:])
+        assert len(ids) == len(set(ids)) == sum(encoded(field.type) for field in schema)
+
+
+@pytest.mark.parametrize("cut", [0, 4, 40, 200, 1000])
+def test_a_damaged_schema_message_is_refused(cut: int) -> None:
+    header = SCHEMAS[Signal.LOGS].serialize().to_pybytes()[8:]
+    with pytest.raises(Rejected, match="the schema is damaged"):
+        dictionary_ids(header[:cut])
+
+
+def test_what_is_written_is_a_plain_message_for_our_own_reader_too() -> None:
+    data, _ = stream(Signal.LOGS, [[sample.payload for sample in samples() if sample.signal is Signal.LOGS]])
+    for message in messages(data, Kind.RECORD_BATCH) + messages(data, Kind.DICTIONARY):
+        claim = inspect(data[message.start + 8 : message.body], data[message.body : message.end], 2**30)
+        assert claim.compressed
+        assert claim.kind == message.kind
