@@ -1,6 +1,6 @@
 """Floor 0: the words that every other folder speaks."""
 
-from otlp_arrow.model.batch import Batch, Encoding, Receipt
+from otlp_arrow.model.batch import Batch, Encoding, Parts, Payload, Receipt
 from otlp_arrow.model.errors import (
     Busy,
     Closed,
@@ -29,6 +29,8 @@ __all__ = [
     "OtlpExportError",
     "OtlpIOError",
     "OtlpServerError",
+    "Parts",
+    "Payload",
     "Receipt",
     "Rejected",
     "Signal",

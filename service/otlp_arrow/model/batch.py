@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,38 @@ class Encoding(enum.Enum):
     __hash__ = object.__hash__
 
 
+class Parts:
+    """A payload that lies in several pieces of memory: written one after the other, joined only for who needs it whole.
+
+    Nobody changes the memory while this is held. ``len`` is in bytes.
+    """
+
+    __slots__ = ("_length", "parts")
+
+    def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
+        # ``len`` of a view counts items: make them bytes.
+        self.parts = tuple(part if type(part) is bytes else memoryview(part).cast("B") for part in parts)
+        self._length = sum(map(len, self.parts))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __repr__(self) -> str:
+        return f"Parts({len(self.parts)} parts, {self._length} bytes)"
+
+    def joined(self) -> bytes:
+        """All of it in one piece: a copy."""
+        return b"".join(self.parts)
+
+
+Payload = bytes | Parts
+
+
+def joined(payload: Payload) -> bytes:
+    """A payload in one piece; the same object if it is."""
+    return payload if isinstance(payload, bytes) else payload.joined()
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Telemetry of one signal as it was received.
@@ -30,11 +63,16 @@ class Batch:
     """
 
     signal: Signal
-    payload: bytes
+    payload: Payload
     encoding: Encoding = Encoding.OTLP
     receiver: str = "otlp"
     transport: str = "grpc"
     columns: pa.RecordBatch | None = None
+
+    @property
+    def payload_bytes(self) -> bytes:
+        """The payload in one piece."""
+        return joined(self.payload)
 
 
 @dataclass(frozen=True, slots=True)

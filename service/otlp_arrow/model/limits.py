@@ -39,6 +39,14 @@ WAL_FILE_BYTES = 64 * MIB
 """A WAL file is closed at this size; small enough that released space returns soon, large enough
 that creating one (two directory syncs) is rare: at 200 MB/s three times a second."""
 
+DIRECT_BLOCK_BYTES = 4 * KIB
+"""Files past the page cache are written in whole blocks of this size, a page. Disks have blocks of 512 or 4096 bytes;
+one with larger ones is written through the page cache."""
+
+DIRECT_WRITE_BYTES = MIB
+"""One write past the page cache: what is copied into an aligned buffer at a time. Half of it and twice of it cost
+more CPU a byte (decisions/0010)."""
+
 MAX_FRAME_BYTES = GIB
 """A frame that claims more is corrupt; checked before allocating."""
 
@@ -251,6 +259,8 @@ COMPRESS_INLINE_BYTES = 32 * KIB
 
 assert MAX_REQUEST_BYTES <= MAX_REPEATED_BYTES <= MAX_FRAME_BYTES
 assert MAX_GROUP_BYTES <= MAX_REPEATED_BYTES
+assert DIRECT_WRITE_BYTES % DIRECT_BLOCK_BYTES == 0
+assert DIRECT_BLOCK_BYTES <= 2**16  # the padding of a frame is a 16 bit number
 # Offsets of one Arrow batch are signed 32 bit: a sealed builder plus one request must stay below.
 assert SEAL_BYTES + MAX_REPEATED_BYTES + MAX_GROUP_BYTES + MAX_REQUEST_BYTES * 4 < 2**31
 assert DOOR_GRACE_S < SHUTDOWN_TIMEOUT_S

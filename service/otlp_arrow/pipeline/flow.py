@@ -15,7 +15,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -72,7 +72,8 @@ class Pipeline:
 
     def __init__(self, settings: PipelineSettings, *, meter: Meter | None = None, disk: Disk | None = None) -> None:
         self.settings = settings
-        self.store = Store(settings.storage, disk=disk)
+        storage = replace(settings.storage, wal_direct=settings.ack is Ack.FSYNC)
+        self.store = Store(storage, disk=disk)
         self._meter = meter or NullMeter()
         self._pools = {signal: BuilderPool(signal) for signal in Signal}
         self._commits = Worker("otlp-commit")

@@ -342,6 +342,7 @@ class Intake:
         if not self._group:
             for gathering in self._gatherings.values():
                 gathering.relax()
+            self._wal.relax()
 
     async def _wait_for_company(self) -> None:
         """Let a group of small requests grow while they come faster than syncs end; a lone sender never waits."""
@@ -534,7 +535,7 @@ class Intake:
                 assert batch.columns is not None, "an Arrow batch comes with its columns"
                 outcomes[index] = self._gatherings[batch.signal].append_columns(batch.columns)
         for signal, indices in payloads.items():
-            decoded = self._gatherings[signal].append([group[i].batch.payload for i in indices])
+            decoded = self._gatherings[signal].append([group[i].batch.payload_bytes for i in indices])
             for index, outcome in zip(indices, decoded, strict=True):
                 outcomes[index] = outcome
         return [o for o in outcomes if o is not None]

@@ -16,7 +16,7 @@ import pyarrow as pa
 from otlp_arrow.codec import new_builder
 from otlp_arrow.model import Encoding, Rejected, Signal
 from otlp_arrow.query.segments import BatchUnit, SegmentFile
-from otlp_arrow.storage.frames import FILE_HEADER, FRAME_HEADER, FRAME_MAGIC, Frame, frame_size
+from otlp_arrow.storage.frames import FRAME_HEADER, FRAME_MAGIC, FRAMES_BEGIN, Frame, frame_size
 from otlp_arrow.storage.frames import _frame_at as frame_at
 from otlp_arrow.storage.gathering import columns_of_frame
 from otlp_arrow.storage.layout import WAL_SUFFIX, Layout
@@ -35,7 +35,7 @@ class _File:
 
     file: SegmentFile
     first: int
-    offset: int = FILE_HEADER.size
+    offset: int = FRAMES_BEGIN
     last_at: int = -1  # the frame before ``offset``
     last_header: bytes = b""
 
@@ -112,7 +112,7 @@ class WalTail:
             known = self._files[path] = _File(SegmentFile(path), first)
         elif known.last_at >= 0 and known.file.read(known.last_at, FRAME_HEADER.size) != known.last_header:
             self._forget_from(first)  # cut after a failed sync, and written again
-            known.offset, known.last_at = FILE_HEADER.size, -1
+            known.offset, known.last_at = FRAMES_BEGIN, -1
         size = known.file.stat().st_size
         block, start = b"", known.offset
         while known.offset + FRAME_HEADER.size <= size:
@@ -121,8 +121,8 @@ class WalTail:
                 block, start, at = known.file.read(known.offset, _BLOCK_BYTES), known.offset, 0
                 if len(block) < FRAME_HEADER.size:
                     return
-            magic, _, length, _, sequence, _, code, _ = FRAME_HEADER.unpack_from(block, at)
-            total = frame_size(length)
+            magic, _, length, _, sequence, _, code, _, padding = FRAME_HEADER.unpack_from(block, at)
+            total = frame_size(length, padding)
             if magic != FRAME_MAGIC or known.offset + FRAME_HEADER.size + length > size:
                 return
             signal = _SIGNALS.get(code)

@@ -305,4 +305,4 @@ def _refused_here(frames: Sequence[Frame]) -> int:
 def _refused_batch(batch: Batch, rows: int, reason: str) -> Refusal:
     if batch.columns is not None:
         return refused_rows(batch.columns, reason)
-    return Refusal(rows, batch.payload, "pb", reason)
+    return Refusal(rows, batch.payload_bytes, "pb", reason)

@@ -59,7 +59,7 @@ class OtlpGrpcSink:
         metadata = tuple((name.lower(), value) for name, value in self._destination.request_headers())
         try:
             reply = await self._calls[batch.signal](
-                batch.payload, metadata=metadata, timeout=self._destination.timeout_s
+                batch.payload_bytes, metadata=metadata, timeout=self._destination.timeout_s
             )
         except grpc.aio.AioRpcError as error:
             raise _judge(error) from None

@@ -61,7 +61,7 @@ class OtlpHttpSink:
         assert batch.encoding is Encoding.OTLP
         await self._reconnect_if_rotated()
         assert self._session is not None
-        body = await self._compressed(batch.payload)
+        body = await self._compressed(batch.payload_bytes)
         headers = {**self._fixed, **dict(self._destination.request_headers())}
         try:
             async with self._session.post(

@@ -6,25 +6,35 @@ cuts the file back to what it knows to be good.
 
 from __future__ import annotations
 
+import errno
+import logging
 import mmap
 import os
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
+
+from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES, DIRECT_WRITE_BYTES
+
+log = logging.getLogger(__name__)
 
 Buffer = bytes | bytearray | memoryview
 
 # What one writev takes (IOV_MAX on Linux and macOS).
 _IOV_MAX = 1024
+_O_DIRECT = getattr(os, "O_DIRECT", 0)
 _fdatasync = getattr(os, "fdatasync", os.fsync)
 
 
 class DiskFile(Protocol):
-    """One file open for appending. ``size`` is what was appended successfully."""
+    """One file open for appending. ``size`` is what was appended successfully; ``block_bytes`` of what every append,
+    and every place that the file is cut at, must be a multiple."""
 
     path: Path
     size: int
+    block_bytes: int
 
     def append(self, buffers: Sequence[Buffer]) -> int:
         """Write all buffers at the end, in order; the number of bytes written."""
@@ -35,6 +45,9 @@ class DiskFile(Protocol):
     def truncate(self, size: int) -> None:
         """Cut the file to ``size`` bytes."""
 
+    def relax(self) -> None:
+        """Give back memory that is kept for the next append. On any thread."""
+
     def close(self) -> None:
         """Release the descriptor; no sync."""
 
@@ -42,8 +55,9 @@ class DiskFile(Protocol):
 class Disk(Protocol):
     """A file system as far as storage needs one."""
 
-    def create(self, path: Path) -> DiskFile:
-        """A new empty file; ``FileExistsError`` if the name is taken."""
+    def create(self, path: Path, *, direct: bool = False) -> DiskFile:
+        """A new empty file; ``FileExistsError`` if the name is taken. ``direct``: written past the page cache, if that
+        can be done; ``block_bytes`` tells."""
 
     def open(self, path: Path) -> DiskFile:
         """An existing file, for appending at its end and truncating."""
@@ -80,17 +94,51 @@ class Disk(Protocol):
 
 
 class SystemFile:
-    """A file of the operating system."""
+    """A file of the operating system.
 
-    def __init__(self, path: Path, descriptor: int, size: int) -> None:
+    Written directly, its appends go through an aligned buffer of its own. A system that refuses to write so, be it in
+    the middle of an append, is asked to write the same through the page cache: who reads cannot tell the difference.
+    """
+
+    def __init__(self, path: Path, descriptor: int, size: int, *, direct: bool = False) -> None:
         self.path = path
         self.size = size
         self._descriptor = descriptor
+        self.block_bytes = DIRECT_BLOCK_BYTES if direct and _set_direct(descriptor, True) else 1
+        self._aligned: mmap.mmap | None = None
+        self._aligned_lock = threading.Lock()  # ``relax`` comes from another thread
 
     def append(self, buffers: Sequence[Buffer]) -> int:
-        written = _write_all(self._descriptor, buffers)
+        written = _write_all(self._descriptor, buffers) if self.block_bytes == 1 else self._append_directly(buffers)
         self.size += written
         return written
+
+    def _append_directly(self, buffers: Sequence[Buffer]) -> int:
+        written = 0
+        with self._aligned_lock:
+            if self._aligned is None:  # pages come as they are used: a lone small request takes one
+                self._aligned = mmap.mmap(-1, DIRECT_WRITE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            with memoryview(self._aligned) as view:
+                for size in _filled(self._aligned, buffers):
+                    self._write_aligned(view[:size])
+                    written += size
+        return written
+
+    def _write_aligned(self, data: memoryview) -> None:
+        done = 0
+        while done < len(data):
+            try:
+                done += os.write(self._descriptor, data[done:])
+            except OSError as error:
+                if error.errno != errno.EINVAL or self.block_bytes == 1:
+                    raise
+                log.info("%s is written through the page cache: %s", self.path.name, error)
+                _set_direct(self._descriptor, False)
+                self.block_bytes = 1
+
+    def relax(self) -> None:
+        with self._aligned_lock:
+            self._aligned = None
 
     def sync(self) -> None:
         _fdatasync(self._descriptor)
@@ -104,14 +152,15 @@ class SystemFile:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+        self.relax()
 
 
 class SystemDisk:
     """The operating system's file system."""
 
-    def create(self, path: Path) -> DiskFile:
+    def create(self, path: Path, *, direct: bool = False) -> DiskFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
-        return SystemFile(path, os.open(path, flags, 0o640), 0)
+        return SystemFile(path, os.open(path, flags, 0o640), 0, direct=direct)
 
     def open(self, path: Path) -> DiskFile:
         flags = os.O_RDWR | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -175,6 +224,44 @@ class SystemDisk:
         return shutil.disk_usage(path).free
 
 
+def _set_direct(descriptor: int, direct: bool) -> bool:
+    """Let a file be written past the page cache, or not any more; whether the system does that.
+
+    Asked of the open file: some systems that refuse ``O_DIRECT`` to ``open`` have created the file by then.
+    """
+    if not _O_DIRECT:
+        return False
+    import fcntl
+
+    try:
+        flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | _O_DIRECT if direct else flags & ~_O_DIRECT)
+    except OSError:
+        return False
+    return True
+
+
+def _filled(aligned: mmap.mmap, buffers: Sequence[Buffer]) -> Iterator[int]:
+    """Fill ``aligned`` with the bytes of the buffers, in order, time and again; how many bytes it holds each time."""
+    aligned.seek(0)
+    room = DIRECT_WRITE_BYTES
+    for buffer in buffers:
+        size = len(buffer)
+        if size > room:
+            rest = memoryview(buffer)
+            while len(rest) > room:
+                aligned.write(rest[:room])
+                rest = rest[room:]
+                yield DIRECT_WRITE_BYTES
+                aligned.seek(0)
+                room = DIRECT_WRITE_BYTES
+            buffer, size = rest, len(rest)
+        aligned.write(buffer)
+        room -= size
+    if room < DIRECT_WRITE_BYTES:
+        yield DIRECT_WRITE_BYTES - room
+
+
 def _write_all(descriptor: int, buffers: Sequence[Buffer]) -> int:
     total = 0
     for start in range(0, len(buffers), _IOV_MAX):
@@ -183,7 +270,7 @@ def _write_all(descriptor: int, buffers: Sequence[Buffer]) -> int:
 
 
 def _write_vector(descriptor: int, buffers: list[Buffer]) -> int:
-    wanted = sum(len(b) for b in buffers)
+    wanted = sum(map(len, buffers))
     if not hasattr(os, "writev"):
         data: Buffer = b"".join(buffers)
         done = 0

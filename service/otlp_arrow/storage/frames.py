@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from otlp_arrow.model import Encoding, Signal
-from otlp_arrow.model.limits import MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
+from otlp_arrow.model import Encoding, Payload, Signal
+from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES, MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
 from otlp_arrow.storage.checksum import crc32
+from otlp_arrow.storage.disk import Buffer
 
-FILE_MAGIC = b"OTLPWAL1"
+FILE_MAGIC = b"OTLPWAL2"
 FILE_HEADER = struct.Struct("<8sQQII")
-FRAME_MAGIC = b"OTF1"
-FRAME_HEADER = struct.Struct("<4sIIIQQBB6x")
-_CHECKED = struct.Struct("<IIQQBB6x")  # the header from byte 8 on
+FRAMES_BEGIN = DIRECT_BLOCK_BYTES
+"""The first frame's place, whatever way the file is written: readers need not ask."""
+FRAME_MAGIC = b"OTF2"
+FRAME_HEADER = struct.Struct("<4sIIIQQBBH4x")
+_CHECKED = struct.Struct("<IIQQBBH4x")  # the header from byte 8 on
 _LENGTH = struct.Struct("<I")  # the header's field at byte 8
+_PADDED = struct.Struct("<H")  # and at byte 34
 
 assert FILE_HEADER.size == 32
 assert FRAME_HEADER.size == 40
 assert _CHECKED.size == 32
 
-_PADDING = [b"\0" * n for n in range(8)]
+_PADDING = [bytes(n) for n in range(8)]
+_HEADER_PADDING = bytes(FRAMES_BEGIN - FILE_HEADER.size)
 _BY_CODE = {s.code: s for s in Signal}
 _ENCODINGS = {e.value for e in Encoding}
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One acknowledged request of one signal."""
+    """One acknowledged request of one signal. ``size`` is what it takes in its file, 0 if it comes from memory."""
 
     sequence: int
     signal: Signal
@@ -37,6 +42,7 @@ class Frame:
     rows: int
     received_ns: int
     payload: bytes
+    size: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,9 @@ class Damage:
 
 
 def file_header(first_sequence: int, created_ns: int) -> bytes:
-    """The first 32 bytes of a WAL file."""
+    """What a WAL file begins with, up to its first frame."""
     head = FILE_HEADER.pack(FILE_MAGIC, first_sequence, created_ns, 0, 0)[:28]
-    return head + struct.pack("<I", crc32(head, 0))
+    return head + struct.pack("<I", crc32(head, 0)) + _HEADER_PADDING
 
 
 def read_file_header(data: bytes | memoryview) -> int | None:
@@ -71,18 +77,36 @@ def read_file_header(data: bytes | memoryview) -> int | None:
 
 
 def frame_buffers(
-    sequence: int, signal_code: int, encoding_code: int, rows: int, received_ns: int, payload: bytes
-) -> tuple[bytes, bytes, bytes]:
-    """Header, payload (the same object, not a copy) and padding of one frame."""
+    sequence: int,
+    signal_code: int,
+    encoding_code: int,
+    rows: int,
+    received_ns: int,
+    payload: Payload,
+    padding: int | None = None,
+) -> Sequence[Buffer]:
+    """Header, payload (the same objects, not copies) and padding of one frame; by default up to a multiple of 8."""
     length = len(payload)
-    checked = _CHECKED.pack(length, rows, sequence, received_ns, signal_code, encoding_code)
-    checksum = crc32(payload, crc32(checked, 0))
-    return FRAME_MAGIC + checksum.to_bytes(4, "little") + checked, payload, _PADDING[-length & 7]
+    if padding is None:
+        padding = -length & 7
+    checked = _CHECKED.pack(length, rows, sequence, received_ns, signal_code, encoding_code, padding)
+    checksum = crc32(checked, 0)
+    if isinstance(payload, bytes):
+        head = FRAME_MAGIC + crc32(payload, checksum).to_bytes(4, "little") + checked
+        return (head, payload, _PADDING[padding] if padding < 8 else bytes(padding)) if padding else (head, payload)
+    for part in payload.parts:
+        checksum = crc32(part, checksum)
+    return (FRAME_MAGIC + checksum.to_bytes(4, "little") + checked, *payload.parts, bytes(padding))
 
 
-def frame_size(length: int) -> int:
+def frame_size(length: int, padding: int) -> int:
     """Bytes that a payload of ``length`` takes in the file."""
-    return FRAME_HEADER.size + length + (-length & 7)
+    return FRAME_HEADER.size + length + padding
+
+
+def padding_before(offset: int, block_bytes: int) -> int:
+    """Zeros from the end of a payload to where the next frame may begin."""
+    return -offset % max(8, block_bytes)
 
 
 def scan(data: bytes, after: int | None = None) -> Iterator[tuple[int, Frame | Damage]]:
@@ -95,7 +119,7 @@ def scan(data: bytes, after: int | None = None) -> Iterator[tuple[int, Frame | D
     if after is None:
         first = read_file_header(data)
         after = None if first is None else first - 1
-    offset = FILE_HEADER.size
+    offset = FRAMES_BEGIN
     size = len(data)
     used: int | None = None  # the file without a run of zeros at its end
     budget = RESYNC_BYTES_PER_BYTE * size
@@ -105,7 +129,7 @@ def scan(data: bytes, after: int | None = None) -> Iterator[tuple[int, Frame | D
         if isinstance(found, Frame):
             sequence = found.sequence
             yield offset, found
-            offset += frame_size(len(found.payload))
+            offset += found.size
             continue
         if used is None:
             used = len(data.rstrip(b"\0"))
@@ -128,7 +152,9 @@ def _frame_at(data: bytes, offset: int) -> Frame | Damage:
     left = len(data) - offset
     if left < FRAME_HEADER.size:
         return damage(f"a frame's header has {FRAME_HEADER.size} bytes, the file ends after {left}", torn=True)
-    magic, checksum, length, rows, sequence, received_ns, signal, encoding = FRAME_HEADER.unpack_from(data, offset)
+    magic, checksum, length, rows, sequence, received_ns, signal, encoding, padding = FRAME_HEADER.unpack_from(
+        data, offset
+    )
     if magic != FRAME_MAGIC:
         return damage("no frame begins here")
     if length > MAX_FRAME_BYTES:
@@ -141,8 +167,11 @@ def _frame_at(data: bytes, offset: int) -> Frame | Damage:
         return damage(f"checksum of the frame with sequence {sequence} is wrong", rows=rows, signal=signal)
     if signal not in _BY_CODE or encoding not in _ENCODINGS:
         return damage(f"frame {sequence} is of unknown signal {signal} or encoding {encoding}", rows=rows)
+    if padding >= DIRECT_BLOCK_BYTES or (length + padding) % 8:
+        return damage(f"frame {sequence} of {length} bytes cannot have {padding} bytes of padding", rows=rows)
     payload = data[offset + FRAME_HEADER.size : end]
-    return Frame(sequence, _BY_CODE[signal], Encoding(encoding), rows, received_ns, payload)
+    size = frame_size(length, padding)
+    return Frame(sequence, _BY_CODE[signal], Encoding(encoding), rows, received_ns, payload, size)
 
 
 def _next_frame(data: bytes, damaged: int, sequence: int | None, budget: int) -> tuple[int | None, int]:
@@ -160,7 +189,8 @@ def _next_frame(data: bytes, damaged: int, sequence: int | None, budget: int) ->
         return sequence is None or 0 < found.sequence - sequence <= len(data) // FRAME_HEADER.size
 
     if damaged + FRAME_HEADER.size <= len(data) and data.startswith(FRAME_MAGIC, damaged):
-        end = damaged + frame_size(_LENGTH.unpack_from(data, damaged + 8)[0])
+        (length,), (padding,) = _LENGTH.unpack_from(data, damaged + 8), _PADDED.unpack_from(data, damaged + 34)
+        end = damaged + frame_size(length, padding)
         if data.startswith(FRAME_MAGIC, end) and is_next(end):
             return end, budget
     at = data.find(FRAME_MAGIC, damaged + 8)

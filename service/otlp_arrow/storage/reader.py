@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from otlp_arrow.model.limits import MAX_FRAME_BYTES, WAL_READ_BYTES
 from otlp_arrow.storage.disk import Disk
-from otlp_arrow.storage.frames import FILE_HEADER, FRAME_HEADER, FRAME_MAGIC, Frame, frame_size, scan
+from otlp_arrow.storage.frames import FRAME_HEADER, FRAME_MAGIC, FRAMES_BEGIN, Frame, frame_size, scan
 from otlp_arrow.storage.frames import _frame_at as frame_at
 from otlp_arrow.storage.tail import FreshTail
 from otlp_arrow.storage.tally import NOTHING, Tally
@@ -127,7 +127,7 @@ class WalReader:
     def _read_file(self, file: WalFile, position: int, limit: int) -> list[Frame]:
         """The next frames of one file up to the sequence ``limit``; none if it holds no more."""
         if self._file_first != file.first_sequence:
-            self._file_first, self._offset = file.first_sequence, FILE_HEADER.size
+            self._file_first, self._offset = file.first_sequence, FRAMES_BEGIN
         size = WAL_READ_BYTES
         while True:
             try:
@@ -228,7 +228,7 @@ def _parse(block: bytes, position: int, limit: int) -> tuple[list[Frame], int, i
         last = found.sequence
         if last > limit:
             break
-        at += frame_size(len(found.payload))
+        at += found.size
         if last > position:
             frames.append(found)
     return frames, at, last
@@ -238,8 +238,8 @@ def _wanted_bytes(block: bytes) -> int:
     """The size of the frame that begins here, as far as its header may be believed; a header's if it is cut."""
     if len(block) < FRAME_HEADER.size:
         return FRAME_HEADER.size
-    magic, _checksum, length, *_ = FRAME_HEADER.unpack_from(block)
-    return frame_size(length) if magic == FRAME_MAGIC and length <= MAX_FRAME_BYTES else 0
+    magic, _checksum, length, *_, padding = FRAME_HEADER.unpack_from(block)
+    return frame_size(length, padding) if magic == FRAME_MAGIC and length <= MAX_FRAME_BYTES else 0
 
 
 def _tally_up_to(disk: Disk, files: Sequence[WalFile], sequence: int) -> Tally:

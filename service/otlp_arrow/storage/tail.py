@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 
+from otlp_arrow.model.batch import joined
 from otlp_arrow.model.limits import FRESH_TAIL_BYTES
 from otlp_arrow.storage.frames import Frame
 from otlp_arrow.storage.tally import Tally
@@ -21,7 +22,7 @@ class FreshTail:
     def __init__(self, newest: int, total: Tally, max_bytes: int = FRESH_TAIL_BYTES) -> None:
         self._lock = threading.Lock()
         self._max_bytes = max_bytes
-        self._frames: dict[int, Frame] = {}  # by sequence, without gaps
+        self._entries: dict[int, Entry] = {}  # by sequence, without gaps
         self._oldest = newest + 1  # the sequence of the oldest frame held, or of the next one
         self._held_bytes = 0
         self._newest = newest
@@ -49,9 +50,7 @@ class FreshTail:
         with self._lock:
             if self._positions:
                 for sequence, entry in enumerate(entries, first):
-                    self._frames[sequence] = Frame(
-                        sequence, entry.signal, entry.encoding, entry.rows, entry.received_ns, entry.payload
-                    )
+                    self._entries[sequence] = entry
                     self._held_bytes += len(entry.payload)
             self._newest = first + len(entries) - 1
             self._total = total
@@ -66,13 +65,16 @@ class FreshTail:
         with self._lock:
             if position + 1 < self._oldest:
                 return None
-            found: list[Frame] = []
+            found: list[tuple[int, Entry]] = []
             size = 0
-            while size < max_bytes and (frame := self._frames.get(position + 1)) is not None:
-                found.append(frame)
-                size += len(frame.payload)
+            while size < max_bytes and (entry := self._entries.get(position + 1)) is not None:
                 position += 1
-            return found
+                found.append((position, entry))
+                size += len(entry.payload)
+        # Payloads in parts are joined here, for a reader that wants them; most never are.
+        return [
+            Frame(sequence, e.signal, e.encoding, e.rows, e.received_ns, joined(e.payload)) for sequence, e in found
+        ]
 
     def note_position(self, name: str, position: int) -> None:
         """A reader has everything up to ``position``; what all have is dropped."""
@@ -95,7 +97,7 @@ class FreshTail:
         """Let go of what everybody has, and of the oldest above the bound."""
         passed = min(self._positions.values(), default=self._newest)
         while self._oldest <= self._newest and (self._oldest <= passed or self._held_bytes > self._max_bytes):
-            frame = self._frames.pop(self._oldest, None)
-            if frame is not None:
-                self._held_bytes -= len(frame.payload)
+            entry = self._entries.pop(self._oldest, None)
+            if entry is not None:
+                self._held_bytes -= len(entry.payload)
             self._oldest += 1

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from otlp_arrow.model import Encoding, OtlpIOError, Signal
+from otlp_arrow.model import Encoding, OtlpIOError, Payload, Signal
 from otlp_arrow.model.limits import WAL_FILE_BYTES
 from otlp_arrow.storage.disk import Buffer, Disk, DiskFile
 from otlp_arrow.storage.frames import (
     FILE_HEADER,
+    FRAME_HEADER,
+    FRAMES_BEGIN,
     Damage,
     Frame,
     file_header,
     frame_buffers,
-    frame_size,
+    padding_before,
     read_file_header,
     scan,
 )
@@ -40,7 +42,7 @@ class Entry:
     encoding: Encoding
     rows: int
     received_ns: int
-    payload: bytes
+    payload: Payload
 
 
 @dataclass(slots=True)
@@ -83,11 +85,20 @@ class Wal:
     stand or ``rollback`` takes them back. Only one thread may do these.
     """
 
-    def __init__(self, disk: Disk, layout: Layout, quarantine: Quarantine, *, file_bytes: int = WAL_FILE_BYTES) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        layout: Layout,
+        quarantine: Quarantine,
+        *,
+        file_bytes: int = WAL_FILE_BYTES,
+        direct: bool = False,
+    ) -> None:
         self._disk = disk
         self._layout = layout
         self._quarantine = quarantine
         self._file_bytes = file_bytes
+        self._direct = direct  # past the page cache, where the disk can do that
         self._files: list[WalFile] = []
         self._current: DiskFile | None = None
         # Guards _files and _current: append, release and read come from different threads, and a file that is
@@ -163,7 +174,7 @@ class Wal:
         first = int(path.stem)
         self._check_header(path, data, findings)
         last = first - 1
-        good_end = FILE_HEADER.size
+        good_end = FRAMES_BEGIN
         explained = False  # a gap in the sequences after damage is no second finding
         for offset, found in scan(data, first - 1):
             if isinstance(found, Damage):
@@ -181,7 +192,7 @@ class Wal:
             findings.frames += 1
             last = max(found.sequence, last)
             seen = max(found.sequence, seen)
-            good_end = offset + frame_size(len(found.payload))
+            good_end = offset + found.size
             self._total = self._total.plus(found.signal, found.rows, len(found.payload))
         if last < first:  # created and never used, or all void
             self._disk.delete(path)
@@ -239,9 +250,14 @@ class Wal:
         current = self._writable_file()
         buffers: list[Buffer] = []
         first = sequence = self._next
+        last = first + len(entries) - 1
+        padding = None
         for entry in entries:
+            if sequence == last:
+                end = current.size + sum(map(len, buffers)) + FRAME_HEADER.size + len(entry.payload)
+                padding = padding_before(end, current.block_bytes)
             buffers += frame_buffers(
-                sequence, entry.signal.code, entry.encoding.value, entry.rows, entry.received_ns, entry.payload
+                sequence, entry.signal.code, entry.encoding.value, entry.rows, entry.received_ns, entry.payload, padding
             )
             sequence += 1
         try:
@@ -304,7 +320,7 @@ class Wal:
             raise OtlpIOError("the log is closed")
         current = self._current
         if current is not None:
-            if current.size < self._file_bytes:
+            if current.size - FRAMES_BEGIN < self._file_bytes:
                 return current
             self._let_go()
         path = self._layout.wal_path(self._next)
@@ -324,12 +340,12 @@ class Wal:
 
     def _create(self, path: Path) -> DiskFile:
         try:
-            return self._disk.create(path)
+            return self._disk.create(path, direct=self._direct)
         except FileExistsError:
             # A file that failed and could not be deleted then. Nothing in it stands: its first sequence is
             # the next one to be given.
             self._disk.delete(path)
-            return self._disk.create(path)
+            return self._disk.create(path, direct=self._direct)
 
     def _let_go(self) -> None:
         """Stop writing to the current file."""
@@ -426,6 +442,13 @@ class Wal:
         if gone:
             self._disk.sync_directory(self._layout.wal)
         return freed
+
+    def relax(self) -> None:
+        """Give back memory that is kept for the next append."""
+        with self._lock:
+            current = self._current
+        if current is not None:
+            current.relax()
 
     def close(self) -> None:
         """Sync the current file and close it; nothing can be appended afterwards."""

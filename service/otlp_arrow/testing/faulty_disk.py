@@ -33,6 +33,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal
 
+from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES
 from otlp_arrow.storage.disk import Buffer, DiskFile, SystemDisk
 
 Operation = Literal["create", "append", "sync", "truncate", "rename", "delete", "sync_directory"]
@@ -110,6 +111,8 @@ class FaultyDisk(SystemDisk):
         self._forgotten: list[str] = []
         self._cut_at: int | None = None
         self._dead = False
+        self.takes_direct = True
+        """Whether files may be written past the page cache; an append to one that is not of whole blocks is EINVAL."""
         self.capacity: int | None = None
         """Bytes that all files together may have; an append beyond it is short and raises ENOSPC. May be changed."""
         self.operations: list[tuple[Operation, Path]] = []
@@ -202,20 +205,20 @@ class FaultyDisk(SystemDisk):
         with self._lock:
             return sum(path.stat().st_size for path in self._names)
 
-    def create(self, path: Path) -> DiskFile:
+    def create(self, path: Path, *, direct: bool = False) -> DiskFile:
         with self._doing("create", path):
             file = super().create(path)
             self._names[path] = _Inode()
-            return self._wrapped(file)
+            return self._wrapped(file, direct=direct and self.takes_direct)
 
     def open(self, path: Path) -> DiskFile:
         with self._lock:
             self._check_alive()
             return self._wrapped(super().open(path))
 
-    def _wrapped(self, file: DiskFile) -> FaultyFile:
+    def _wrapped(self, file: DiskFile, *, direct: bool = False) -> FaultyFile:
         inode = self._names[file.path]
-        faulty = FaultyFile(self, inode, file)
+        faulty = FaultyFile(self, inode, file, DIRECT_BLOCK_BYTES if direct else 1)
         inode.files.append(faulty)
         return faulty
 
@@ -279,11 +282,13 @@ class FaultyDisk(SystemDisk):
         fault = self._enter("append", file.path)
         with self._lock:
             data = b"".join(buffers)
+            if file.size % file.block_bytes or len(data) % file.block_bytes:
+                raise _error(errno.EINVAL, file.path)
             if fault is not None:
                 real.append([data[: fault.after_bytes]])
                 raise _error(fault.error, file.path)
             if self.capacity is not None and len(data) > (room := max(0, self.capacity - self.used_bytes)):
-                real.append([data[:room]])
+                real.append([data[: room - room % file.block_bytes]])
                 raise _error(errno.ENOSPC, file.path)
             return real.append([data])
 
@@ -291,8 +296,9 @@ class FaultyDisk(SystemDisk):
 class FaultyFile:
     """A file of a ``FaultyDisk``. After a crash only ``close`` works."""
 
-    def __init__(self, disk: FaultyDisk, inode: _Inode, real: DiskFile) -> None:
+    def __init__(self, disk: FaultyDisk, inode: _Inode, real: DiskFile, block_bytes: int) -> None:
         self.path = real.path
+        self.block_bytes = block_bytes
         self.size = real.size
         self._disk = disk
         self._inode = inode
@@ -316,6 +322,9 @@ class FaultyFile:
         with self._disk._doing("truncate", self.path):
             self._alive().truncate(size)
             self.size = size
+
+    def relax(self) -> None:
+        """Nothing is kept."""
 
     def close(self) -> None:
         """Release the descriptor."""

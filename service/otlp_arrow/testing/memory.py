@@ -87,7 +87,7 @@ class MemoryIntake:
         rejected, message = 0, ""
         columns = batch.columns
         if batch.encoding is Encoding.OTLP:
-            columns, outcome = decode_with_outcome(batch.signal, batch.payload)
+            columns, outcome = decode_with_outcome(batch.signal, batch.payload_bytes)
             if outcome.error is not None:
                 raise Rejected(outcome.error)
             rejected, message = outcome.rejected, outcome.message

@@ -68,7 +68,7 @@ async def test_it_is_not_ready_once_a_part_has_failed(tmp_path: Path):
     class FullDisk(SystemDisk):
         full = False
 
-        def create(self, path: Path):
+        def create(self, path: Path, *, direct: bool = False):
             if self.full:
                 raise OSError(28, "No space left on device")
             return super().create(path)
@@ -247,7 +247,7 @@ class HangingFile(SystemFile):
         print("hanging", flush=True)
         time.sleep(600)
 class HangingDisk(SystemDisk):
-    def create(self, path):
+    def create(self, path, *, direct=False):
         file = super().create(path)
         return HangingFile(file.path, file._descriptor, file.size) if path.suffix == ".wal" else file
 """
@@ -266,7 +266,7 @@ async def never(self, *exc):
     time.sleep(600)
 OtlpHttpServer.__aexit__ = never
 class HangingDisk(SystemDisk):
-    def create(self, path):
+    def create(self, path, *, direct=False):
         print("hanging", flush=True)
         return super().create(path)
 """

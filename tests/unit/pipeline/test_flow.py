@@ -12,6 +12,7 @@ import pytest
 from directory import flip
 from otlp_arrow.model import DirectoryLocked, Signal
 from otlp_arrow.model import meter as m
+from otlp_arrow.storage.frames import FRAME_HEADER, FRAMES_BEGIN
 from piped import Piped, send, until
 from records import Ids, segments, stored
 
@@ -55,7 +56,7 @@ async def test_a_second_pipeline_on_the_directory_is_refused_and_the_first_goes_
 async def test_a_beginning_that_is_cancelled_while_it_opens_lets_go_of_the_directory(piped: Piped):
     await crashed(piped, 1)
     (torn,) = (piped.root / "wal").iterdir()
-    torn.write_bytes(torn.read_bytes() + b"OTF1 half a frame")
+    torn.write_bytes(torn.read_bytes() + b"OTF2 half a frame")
     with piped.disk.hold("truncate", "*.wal") as hold:
         pipeline = piped.pipeline()
         assert pipeline.status()[0].reason == "not started"
@@ -103,7 +104,7 @@ async def test_what_a_beginning_found_is_in_the_books(piped: Piped):
         await send(pipeline, number)
     await piped.crash(pipeline)
     first, second, third, fourth, _ = sorted((piped.root / "wal").iterdir())
-    flip(first, -10)  # frame 1: damaged
+    flip(first, FRAMES_BEGIN + FRAME_HEADER.size)  # frame 1: damaged
     second.unlink()  # frame 2: missing
     with third.open("ab") as file:
         file.write(b"after the last frame of a file that is not the last")

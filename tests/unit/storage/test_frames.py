@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from otlp_arrow.model import Encoding, Signal
 from otlp_arrow.model.limits import MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
 from otlp_arrow.storage import frames
-from otlp_arrow.storage.frames import Damage, Frame, file_header, frame_buffers, frame_size, read_file_header, scan
+from otlp_arrow.storage.frames import (
+    FRAMES_BEGIN,
+    Damage,
+    Frame,
+    file_header,
+    frame_buffers,
+    frame_size,
+    read_file_header,
+    scan,
+)
 
 
 def frame(sequence: int, payload: bytes = b"payload", signal: Signal = Signal.LOGS, rows: int = 1) -> bytes:
@@ -35,21 +44,21 @@ def sequences(data: bytes) -> list[int]:
 
 
 def test_a_file_header_has_the_documented_bytes():
-    head = b"OTLPWAL1" + struct.pack("<QQI", 42, 1_700_000_000, 0)
-    assert file_header(42, 1_700_000_000) == head + struct.pack("<I", zlib.crc32(head))
+    head = b"OTLPWAL2" + struct.pack("<QQI", 42, 1_700_000_000, 0)
+    assert file_header(42, 1_700_000_000) == head + struct.pack("<I", zlib.crc32(head)) + bytes(4096 - 32)
     assert read_file_header(file_header(42, 1_700_000_000)) == 42
 
 
 def test_a_frame_has_the_documented_bytes():
-    rest = struct.pack("<IIQQBB6x", 5, 3, 42, 1_000, 2, 1)
-    expected = b"OTF1" + struct.pack("<I", zlib.crc32(rest + b"hello")) + rest + b"hello" + b"\0\0\0"
+    rest = struct.pack("<IIQQBBH4x", 5, 3, 42, 1_000, 2, 1, 3)
+    expected = b"OTF2" + struct.pack("<I", zlib.crc32(rest + b"hello")) + rest + b"hello" + b"\0\0\0"
     assert b"".join(frame_buffers(42, 2, 1, 3, 1_000, b"hello")) == expected
 
 
 @pytest.mark.parametrize("length", range(18))
 def test_each_frame_begins_at_a_multiple_of_eight(length: int):
     data = frame(1, b"x" * length)
-    assert len(data) == frame_size(length)
+    assert len(data) == frame_size(length, -length % 8)
     assert len(data) % 8 == 0
 
 
@@ -100,7 +109,7 @@ def test_damage_names_the_rows_and_the_signal_of_its_header_if_they_can_be():
     data[-1 - 6] ^= 1  # the payload's last byte; six bytes of padding follow
     (damage,) = found_in(bytes(data))
     assert (damage.rows, damage.signal) == (7, Signal.TRACES)
-    data[32 + 15] = 0xFF  # four billion rows in ten bytes
+    data[FRAMES_BEGIN + 15] = 0xFF  # four billion rows in ten bytes
     (damage,) = found_in(bytes(data))
     assert damage.rows == 0
 
@@ -111,7 +120,7 @@ def test_zeros_up_to_the_end_are_no_damage():
 
 
 def test_a_frame_that_claims_more_than_the_limit_is_not_read():
-    oversized = b"OTF1" + bytes(4) + struct.pack("<I", MAX_FRAME_BYTES + 1) + bytes(28)
+    oversized = b"OTF2" + bytes(4) + struct.pack("<I", MAX_FRAME_BYTES + 1) + bytes(28)
     (damage,) = found_in(file_header(1, 0) + oversized)
     assert "limit" in damage.reason
     assert not damage.torn
@@ -146,13 +155,13 @@ def test_a_damaged_file_header_does_not_hide_the_frames():
     data[3] ^= 1
     assert read_file_header(bytes(data)) is None
     assert sequences(bytes(data)) == [1000, 1001]
-    assert sequences(bytes(data[:33] + b"?" + data[34:])) == [1001]
+    assert sequences(bytes(data[: FRAMES_BEGIN + 1] + b"?" + data[FRAMES_BEGIN + 2 :])) == [1001]
 
 
 def test_looking_for_the_next_frame_costs_a_bounded_number_of_bytes_whatever_a_payload_holds(monkeypatch):
-    claims = b"OTF1" + bytes(4) + struct.pack("<IIQQBB6x", 40_000, 1, 2, 0, 3, 1) + bytes(24)
+    claims = b"OTF2" + bytes(4) + struct.pack("<IIQQBBH4x", 40_000, 1, 2, 0, 3, 1, 0) + bytes(24)
     data = bytearray(log_of(claims * 1_000, b"lost with it"))
-    data[32] ^= 0xFF
+    data[FRAMES_BEGIN] ^= 0xFF
     checksummed = []
 
     def counting(buffer: bytes, start: int) -> int:
@@ -169,7 +178,7 @@ def test_many_damaged_frames_are_walked_without_copying_the_file_for_each(monkey
     count = 2_000
     data = bytearray(log_of(*[b"payload."] * count))
     for number in range(0, count, 2):
-        data[32 + number * 48 + 41] ^= 1
+        data[FRAMES_BEGIN + number * 48 + 41] ^= 1
 
     class Counted(bytes):
         copied = 0
@@ -185,8 +194,8 @@ def test_many_damaged_frames_are_walked_without_copying_the_file_for_each(monkey
 @given(st.binary(max_size=400), st.integers(0, 3))
 def test_any_bytes_are_accounted_for_from_the_header_to_the_end(junk: bytes, whole: int):
     data = log_of(*[b"payload"] * whole) + junk
-    at = 32
+    at = FRAMES_BEGIN
     for offset, found in scan(data):
         assert offset == at
-        at = found.end if isinstance(found, Damage) else offset + frame_size(len(found.payload))
+        at = found.end if isinstance(found, Damage) else offset + found.size
     assert not data[at:].strip(b"\0")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from otlp_arrow.model import Corrupt, Encoding, Signal
-from otlp_arrow.storage.frames import Frame
+from otlp_arrow.storage.frames import FRAMES_BEGIN, Frame
 from otlp_arrow.storage.reader import Stretch, WalReader
 from otlp_arrow.storage.readers import decode_position, encode_position
 from otlp_arrow.storage.store import StorageSettings, Store
@@ -129,7 +129,7 @@ def test_damaged_frames_are_passed_over_and_told(tmp_path: Path):
         files = log.store.wal.files
         path = files[1].path
         content = bytearray(path.read_bytes())
-        content[100] ^= 0xFF
+        content[FRAMES_BEGIN + 68] ^= 0xFF
         path.write_bytes(content)
         (reader,) = log.readers
         seen, lost = [], 0
@@ -263,7 +263,7 @@ def test_what_is_no_cursor_is_corrupt(content: bytes):
 
 # -- keeping and giving up -----------------------------------------------------------------------------
 def test_the_log_keeps_what_any_reader_has_not_stored(tmp_path: Path):
-    with Log(tmp_path, "fast", "slow", file_bytes=100) as log:
+    with Log(tmp_path, "fast", "slow", file_bytes=90) as log:
         fast, slow = log.readers
         for payload in payloads(10):
             log.append(payload)

@@ -141,7 +141,7 @@ def test_a_segment_that_cannot_be_closed_is_closed_by_the_next_start(tmp_path: P
 
 
 def test_the_log_is_released_after_the_cursor_is_durable(tmp_path: Path):
-    here = Directory(tmp_path, wal_file_bytes=100)
+    here = Directory(tmp_path, wal_file_bytes=60)
     here.accept(LOGS, 1)
     here.accept(LOGS, 2)
     here.flush(LOGS)

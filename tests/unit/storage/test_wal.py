@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from otlp_arrow.model import Encoding, OtlpIOError, Signal
+from otlp_arrow.storage.frames import FRAMES_BEGIN
 from otlp_arrow.storage.layout import Layout
 from otlp_arrow.storage.quarantine import Quarantine
 from otlp_arrow.storage.wal import Entry, Wal, WalFindings
@@ -24,7 +25,7 @@ def disk(tmp_path: Path) -> FaultyDisk:
     return disk
 
 
-def new_wal(disk: FaultyDisk, root: Path, file_bytes: int = 200) -> Wal:
+def new_wal(disk: FaultyDisk, root: Path, file_bytes: int = 160) -> Wal:
     layout = Layout(root)
     return Wal(disk, layout, Quarantine(disk, layout.quarantine), file_bytes=file_bytes)
 
@@ -297,18 +298,18 @@ def filled(disk: FaultyDisk, root: Path, groups: Sequence[Sequence[bytes]]) -> N
 def test_a_torn_tail_is_cut_and_counted(disk: FaultyDisk, tmp_path: Path):
     filled(disk, tmp_path, [[b"a", b"torn"]])
     path = tmp_path / "wal" / number(1)
-    disk.open(path).truncate(32 + 48 + 20)
+    disk.open(path).truncate(FRAMES_BEGIN + 48 + 20)
     again, findings = opened(disk, tmp_path)
     assert held(again) == [(1, b"a")]
     assert findings.torn_tails == 1
-    assert path.stat().st_size == 32 + 48
+    assert path.stat().st_size == FRAMES_BEGIN + 48
     assert keep(again, b"b") == 2
     assert opened(disk, tmp_path)[1].torn_tails == 0
 
 
 def test_a_damaged_frame_is_written_aside_and_the_others_are_used(disk: FaultyDisk, tmp_path: Path):
     filled(disk, tmp_path, [[b"a", b"rotten", b"c"]])
-    damaged_wal(tmp_path, 1, 32 + 48 + 41)
+    damaged_wal(tmp_path, 1, FRAMES_BEGIN + 48 + 41)
     again, findings = opened(disk, tmp_path)
     assert held(again) == [(1, b"a"), (3, b"c")]
     (damage,) = findings.damaged
@@ -321,11 +322,11 @@ def test_a_damaged_frame_is_written_aside_and_the_others_are_used(disk: FaultyDi
 
 def test_nothing_is_cut_before_a_copy_is_written_aside(disk: FaultyDisk, tmp_path: Path):
     filled(disk, tmp_path, [[b"a", b"rotten"]])
-    damaged_wal(tmp_path, 1, 32 + 48 + 41)
+    damaged_wal(tmp_path, 1, FRAMES_BEGIN + 48 + 41)
     disk.capacity = disk.used_bytes
     with pytest.raises(OtlpIOError, match="written aside"):
         opened(disk, tmp_path)
-    assert (tmp_path / "wal" / number(1)).stat().st_size == 32 + 48 + 48
+    assert (tmp_path / "wal" / number(1)).stat().st_size == FRAMES_BEGIN + 48 + 48
     disk.capacity = None
     assert held(opened(disk, tmp_path)[0]) == [(1, b"a")]
 
@@ -347,7 +348,7 @@ def test_a_file_under_a_wrong_name_is_noticed(disk: FaultyDisk, tmp_path: Path):
     assert again.next_sequence == 3
 
 
-@pytest.mark.parametrize("content", [b"", bytes(32), bytes(4096), b"OTLPWAL1\x01\x00"])
+@pytest.mark.parametrize("content", [b"", bytes(32), bytes(4096), b"OTLPWAL2\x01\x00"])
 def test_a_file_that_was_just_begun_is_no_damage(disk: FaultyDisk, tmp_path: Path, content: bytes):
     filled(disk, tmp_path, [[b"a"]])
     begun = disk.create(tmp_path / "wal" / number(2))
@@ -377,7 +378,7 @@ def test_a_missing_first_file_is_counted_if_nothing_says_that_its_frames_were_st
 
 def test_a_file_cut_in_the_middle_of_the_log_is_damage_and_no_torn_tail(disk: FaultyDisk, tmp_path: Path):
     filled(disk, tmp_path, [[b"a" * 100, b"b" * 100], [b"c"]])
-    disk.open(tmp_path / "wal" / number(1)).truncate(32 + 144 + 60)
+    disk.open(tmp_path / "wal" / number(1)).truncate(FRAMES_BEGIN + 144 + 60)
     again, findings = opened(disk, tmp_path)
     assert [sequence for sequence, _ in held(again)] == [1, 3]
     assert (findings.torn_tails, len(findings.damaged)) == (0, 1)
