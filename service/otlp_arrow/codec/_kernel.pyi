@@ -22,6 +22,7 @@ class Builder:
         header: bytes,
         body: bytes | memoryview,
         dictionaries: tuple[ArrowDictionary, ...],
+        max_repeated_bytes: int,
         max_offset: int,
         max_held_bytes: int,
     ) -> tuple[int, int]: ...

@@ -135,6 +135,15 @@ def harmless_schema(header: Buffer) -> bytes:
     return bytes(header).replace(_EXTENSION_KEY, _EXTENSION_KEY.lower())
 
 
+def kind_of(header: Buffer) -> Kind | None:
+    """The kind of a message, None if it is no message."""
+    try:
+        data = bytes(header)
+        return Kind(data[_slot(data, int(struct.unpack_from("<I", data, 0)[0]), _HEADER_TYPE)])
+    except (struct.error, IndexError, ValueError):
+        return None
+
+
 def _inspect(header: bytes, body: Buffer, max_bytes: int) -> Claim:
     message = int(struct.unpack_from("<I", header, 0)[0])
     kind = Kind(header[_slot(header, message, _HEADER_TYPE)])

@@ -63,11 +63,10 @@ class Caster:
         """Whether the client's schema is the storage schema."""
         return self._exact
 
-    def cast(self, batch: pa.RecordBatch, *, looked_at: bool = False) -> pa.RecordBatch:
+    def cast(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """The batch in the storage schema: ``batch`` itself if it is exactly that already.
 
-        ``looked_at``: ``QuickLook`` found nothing in it, and nothing in its dictionaries. Raises ``Rejected``;
-        nothing of the batch may be used then.
+        Raises ``Rejected``; nothing of the batch may be used then.
         """
         try:
             batch.validate(full=True)
@@ -75,10 +74,6 @@ class Caster:
             raise Rejected(f"the batch is damaged: {error}") from error
         if not batch.num_rows:
             return batch if self._exact else no_rows(self._target)
-        if looked_at and self._exact:
-            if self.signal is Signal.METRICS:  # which types there are stands in a dictionary
-                _check_metric_types(batch.column("metric_type"), "metric_type")
-            return batch
         taken: dict[str, pa.Array] = {}
         for position, field, node in self._columns:
             if position is None or (node is None and self._exact):

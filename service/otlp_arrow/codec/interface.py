@@ -8,6 +8,8 @@ from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
+from otlp_arrow.model import ArrowMessage
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -59,6 +61,10 @@ class BatchBuilder(Protocol):
     def append(self, payloads: Sequence[bytes]) -> list[Outcome]:
         """Decode Export…ServiceRequest bytes, one outcome for each, in order; never raises for bad
         input. The compiled kernel holds no GIL while it scans."""
+
+    def gather(self, message: ArrowMessage) -> Outcome | None:
+        """The rows of a batch in the storage schema, taken as they are; None, and nothing kept, where it is in any
+        doubt that the decoder could have made it so. The kernel holds no GIL while it looks."""
 
     def truncate(self, rows: int) -> None:
         """Forget every row from index ``rows`` on."""

@@ -14,7 +14,7 @@ from otlp_arrow.codec import _kernel, reference, rejection
 from otlp_arrow.codec._kernel import crc32
 from otlp_arrow.codec.interface import ColumnMemory, Outcome
 from otlp_arrow.codec.schema import SCHEMAS
-from otlp_arrow.model import Rejected, Signal, limits
+from otlp_arrow.model import ArrowMessage, Rejected, Signal, limits
 
 __all__ = ["KernelBuilder", "crc32", "decode_with_outcome", "encode"]
 
@@ -55,6 +55,19 @@ class KernelBuilder:
             payloads, limits.MAX_REPEATED_BYTES, limits.MAX_COLUMN_OFFSET, limits.MAX_HELD_BYTES
         )
         return [_outcome(self._signal, *result) for result in results]
+
+    def gather(self, message: ArrowMessage) -> Outcome | None:
+        status, rows = self._builder.gather(
+            message.header,
+            message.body,
+            message.dictionaries,
+            limits.MAX_REPEATED_BYTES,
+            limits.MAX_COLUMN_OFFSET,
+            limits.MAX_HELD_BYTES,
+        )
+        if status == _MALFORMED:
+            return None
+        return Outcome(rows) if status == _APPENDED else Outcome(0, error=TOO_LARGE_TO_HOLD)
 
     def truncate(self, rows: int) -> None:
         self._builder.truncate(rows)

@@ -17,7 +17,7 @@ from otlp_arrow.codec.checks import Refused
 from otlp_arrow.codec.interface import Outcome
 from otlp_arrow.codec.origin import Row
 from otlp_arrow.codec.schema import SCHEMAS
-from otlp_arrow.model import Rejected, Signal, limits
+from otlp_arrow.model import ArrowMessage, Rejected, Signal, limits
 
 _CODECS: dict[Signal, ModuleType] = {
     Signal.TRACES: otlp_traces,
@@ -91,6 +91,9 @@ class ReferenceBuilder:
         self._rows += rows
         self._held_bytes += [before + held * (index + 1) // len(rows) for index in range(len(rows))]
         return outcome
+
+    def gather(self, message: ArrowMessage) -> None:
+        return None
 
     def truncate(self, rows: int) -> None:
         del self._rows[rows:]

@@ -1,11 +1,12 @@
 """Floor 0: the words that every other folder speaks."""
 
-from otlp_arrow.model.batch import Batch, Encoding, Parts, Payload, Receipt
+from otlp_arrow.model.batch import ArrowMessage, Batch, Encoding, Parts, Payload, Receipt
 from otlp_arrow.model.errors import (
     Busy,
     Closed,
     Corrupt,
     DirectoryLocked,
+    NotPlain,
     OtlpConfigError,
     OtlpError,
     OtlpExportError,
@@ -18,12 +19,14 @@ from otlp_arrow.model.errors import (
 from otlp_arrow.model.signal import Signal
 
 __all__ = [
+    "ArrowMessage",
     "Batch",
     "Busy",
     "Closed",
     "Corrupt",
     "DirectoryLocked",
     "Encoding",
+    "NotPlain",
     "OtlpConfigError",
     "OtlpError",
     "OtlpExportError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from otlp_arrow.model.signal import Signal
 
@@ -55,11 +55,22 @@ def joined(payload: Payload) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class ArrowMessage:
+    """A record batch of an Arrow stream as it came: the flatbuffer ``header``, the ``body``, and for each encoded field
+    of the schema, depth first, its dictionary as the kernel reads it."""
+
+    header: bytes
+    body: bytes | memoryview
+    dictionaries: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Telemetry of one signal as it was received.
 
     ``payload`` is what the WAL keeps. ``columns`` is the same data as Arrow where a door already
-    has it (Flight, in-process), so that nobody reads the payload again.
+    has it (in-process, Flight where it had to be cast), so that nobody reads the payload again; ``message`` is it
+    where a door has not looked at it (Flight): then ``NotPlain`` may come back.
     """
 
     signal: Signal
@@ -68,6 +79,7 @@ class Batch:
     receiver: str = "otlp"
     transport: str = "grpc"
     columns: pa.RecordBatch | None = None
+    message: ArrowMessage | None = None
 
     @property
     def payload_bytes(self) -> bytes:

@@ -59,6 +59,11 @@ class Rejected(OtlpExportError):
     """The sender must change the data; sending it again cannot help."""
 
 
+class NotPlain(Rejected):
+    """An Arrow message that the kernel does not take as it is: the door casts it, and says what is wrong with it if
+    anything is."""
+
+
 class TooLarge(Rejected):
     """The request is over a bound in bytes."""
 

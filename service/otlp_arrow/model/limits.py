@@ -183,6 +183,9 @@ MAX_ARROW_SCHEMA_BYTES = 256 * KIB
 FLIGHT_INLINE_BYTES = MIB
 """Arrow batches up to this size are checked on the event loop (about 0.6 ms), larger ones in a thread."""
 
+MAX_FLIGHT_DOUBTS = 8
+"""Batches of one DoPut that the kernel did not take as they were; further ones are cast at once, without asking it."""
+
 FLIGHT_PUTS_IN_FLIGHT = 16
 """Batches of one DoPut that wait for the disk together; further ones wait in the client."""
 

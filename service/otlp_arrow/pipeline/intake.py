@@ -29,7 +29,7 @@ import pyarrow as pa
 
 from otlp_arrow.codec import Outcome, kernel_available
 from otlp_arrow.codec.rejection import TOO_LARGE_TO_REPEAT
-from otlp_arrow.model import Batch, Busy, Closed, Encoding, Receipt, Rejected, Signal, TooLarge
+from otlp_arrow.model import Batch, Busy, Closed, Encoding, NotPlain, Receipt, Rejected, Signal, TooLarge
 from otlp_arrow.model import meter as m
 from otlp_arrow.model.limits import (
     ACK_TIMEOUT_S,
@@ -532,13 +532,19 @@ class Intake:
             if batch.encoding is Encoding.OTLP:
                 payloads.setdefault(batch.signal, []).append(index)
             else:
-                assert batch.columns is not None, "an Arrow batch comes with its columns"
-                outcomes[index] = self._gatherings[batch.signal].append_columns(batch.columns)
+                outcomes[index] = self._take_arrow(batch)
         for signal, indices in payloads.items():
             decoded = self._gatherings[signal].append([group[i].batch.payload_bytes for i in indices])
             for index, outcome in zip(indices, decoded, strict=True):
                 outcomes[index] = outcome
         return [o for o in outcomes if o is not None]
+
+    def _take_arrow(self, batch: Batch) -> Outcome:
+        gathering = self._gatherings[batch.signal]
+        if batch.columns is not None:
+            return gathering.append_columns(batch.columns)
+        assert batch.message is not None, "an Arrow batch comes with its columns or its message"
+        return gathering.gather(batch.message) or Outcome(0, error=_NOT_PLAIN)
 
     # -- trouble ---------------------------------------------------------------------------------
 
@@ -621,7 +627,12 @@ def _entries(group: Sequence[_Pending], outcomes: Sequence[Outcome]) -> list[Ent
     ]
 
 
+_NOT_PLAIN = "the batch is not what the kernel takes as it is"
+
+
 def _rejection(error: str) -> Rejected:
+    if error is _NOT_PLAIN:
+        return NotPlain(error)
     return TooLarge(error) if error == TOO_LARGE_TO_REPEAT else Rejected(error)
 
 

@@ -31,10 +31,9 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 import grpc.aio
-import pyarrow as pa
 import structlog
 
-from otlp_arrow.model import Batch, Busy, Encoding, Receipt, Rejected, Signal, limits
+from otlp_arrow.model import Batch, Busy, NotPlain, Receipt, Rejected, Signal, limits
 from otlp_arrow.model.meter import REQUESTS, Meter
 from otlp_arrow.receivers import flight_wire as wire
 from otlp_arrow.receivers import replies
@@ -59,7 +58,6 @@ ACTIONS = {
 # Beside the body, a message holds metadata of a few kilobytes.
 _MESSAGE_OVERHEAD_BYTES = limits.MIB
 
-_Taken = tuple[bytes, pa.RecordBatch]
 T = TypeVar("T")
 
 
@@ -304,7 +302,7 @@ class _Put:
         except Exception as error:
             await self._window.put(error)
 
-    async def _take(self, message: bytes) -> tuple[_Taken, Ticket] | None:
+    async def _take(self, message: bytes) -> tuple[Batch, Ticket] | None:
         ticket = self._intake.admit(len(message))
         try:
             data = wire.read_data(message)
@@ -316,7 +314,7 @@ class _Put:
             if taken is None:
                 self._hold_dictionaries()
                 return None
-            more = len(taken[0]) - len(message)
+            more = len(taken.payload) - len(message) if taken.columns is not None else 0
             if more > 0:
                 ticket.grow(more)
             kept, ticket = ticket, None
@@ -331,12 +329,17 @@ class _Put:
             self._dictionaries.release()
         self._dictionaries = held
 
-    def _accept(self, taken: _Taken, ticket: Ticket) -> asyncio.Future[Receipt]:
-        payload, columns = taken
+    async def _keep(self, batch: Batch, ticket: Ticket) -> Receipt:
+        try:
+            return await self._intake.accept(batch, ticket)
+        except NotPlain:
+            cast = await asyncio.to_thread(self._stream.cast_again(batch))
+            return await self._intake.accept(cast)
+
+    def _accept(self, batch: Batch, ticket: Ticket) -> asyncio.Future[Receipt]:
         accepting: asyncio.Future[Receipt]
-        if columns.num_rows:
-            batch = Batch(self._signal, payload, Encoding.ARROW, *DOOR, columns=columns)
-            accepting = asyncio.ensure_future(self._intake.accept(batch, ticket))
+        if batch.columns is None or batch.columns.num_rows:
+            accepting = asyncio.ensure_future(self._keep(batch, ticket))
         else:
             ticket.release()
             accepting = asyncio.get_running_loop().create_future()

@@ -1,31 +1,42 @@
-"""The Arrow stream of one ``DoPut``, message by message: bounded, checked, and made ready for the intake.
+"""The Arrow stream of one ``DoPut``, message by message: bounded, and made ready for the intake.
 
 What came is kept as it came where it is in the storage schema already: the frame in the WAL is the client's own
-messages, and the columns are views of it. Only batches that had to be cast are written anew.
+messages, and the kernel checks a batch while it copies its columns beside the rows of OTLP requests. A batch that is
+compressed, in another schema or in any doubt comes back as ``NotPlain``, is read by Arrow, validated in full, held
+against the data model and cast; then it is written anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import ModuleType
+
 import pyarrow as pa
 
+from otlp_arrow.codec import kernel_available
 from otlp_arrow.codec.arrow_messages import (
     END_OF_STREAM,
     Buffer,
     Claim,
     Kind,
+    dictionary_ids,
     encapsulated,
     harmless_schema,
     inspect,
+    kind_of,
     to_stream,
 )
 from otlp_arrow.codec.cast import Caster
-from otlp_arrow.codec.quick_look import QuickLook
-from otlp_arrow.model import Rejected, Signal, TooLarge, limits
+from otlp_arrow.model import ArrowMessage, Batch, Encoding, Parts, Rejected, Signal, TooLarge, limits
+
+_kernel: ModuleType | None
+try:
+    from otlp_arrow.codec import _kernel
+except ImportError:
+    _kernel = None
 
 # The pool of Arrow's threads costs more CPU than it saves on batches of some hundred kilobytes.
 _OPTIONS = pa.ipc.IpcReadOptions(use_threads=False)
-
-_QUICK_LOOKS = {signal: QuickLook(signal) for signal in Signal}
 
 
 class IncomingStream:
@@ -35,6 +46,7 @@ class IncomingStream:
     """
 
     def __init__(self, signal: Signal, header: bytes, max_bytes: int) -> None:
+        self._signal = signal
         self._max_bytes = max_bytes
         if len(header) > limits.MAX_ARROW_SCHEMA_BYTES:
             raise TooLarge(f"a schema of {len(header)} bytes; {limits.MAX_ARROW_SCHEMA_BYTES} are the limit")
@@ -45,52 +57,88 @@ class IncomingStream:
             self._caster = Caster(signal, pa.ipc.read_schema(pa.py_buffer(self._schema)))
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
             raise Rejected(f"the schema is damaged: {error}") from error
-        self._quick_look = _QUICK_LOOKS[signal] if self._caster.exact else None
+        self._encoded = dictionary_ids(header)
+        self._may_be_plain = self._caster.exact and kernel_available()
+        self._doubts = 0
         self._dictionaries: dict[int, bytes] = {}
-        self._claims: dict[int, tuple[int, int]] = {}  # of the dictionaries: decoded bytes, nulls
-
-    @property
-    def dictionary_bytes(self) -> int:
+        self._plain: dict[int, object] = {}  # of the dictionaries: as the kernel reads them
+        self._all_plain: tuple[object, ...] | None = None
+        self._claims: dict[int, int] = {}  # of the dictionaries: decoded bytes
+        self.dictionary_bytes = 0
         """Memory that the stream's dictionaries hold."""
-        return sum(map(len, self._dictionaries.values()))
 
-    def take(self, header: bytes, body: Buffer) -> tuple[bytes, pa.RecordBatch] | None:
-        """The batch of a message in the storage schema, and it as an Arrow stream; None for other messages."""
+    def take(self, header: bytes, body: Buffer) -> Batch | None:
+        """The batch of a message; None for other messages."""
+        if self._may_be_plain and self._doubts < limits.MAX_FLIGHT_DOUBTS and kind_of(header) is Kind.RECORD_BATCH:
+            dictionaries = self._plain_dictionaries()
+            if dictionaries is not None:
+                self._bound(len(body), len(body))
+                message = ArrowMessage(header, body, dictionaries)
+                return self._batch(self._payload(header, body), message=message)
         claim = inspect(header, body, self._max_bytes)
         if claim.kind is Kind.SCHEMA:
             raise Rejected("an Arrow stream has one schema")
         if claim.kind is Kind.DICTIONARY:
             self._keep_dictionary(claim, header, body)
             return None
-        self._bound(claim.decoded_bytes, len(body))
-        payload = b"".join((self._schema, *self._dictionaries.values(), *encapsulated(header, body), END_OF_STREAM))
-        batch = _read(payload)
-        columns = self._caster.cast(batch, looked_at=self._looks_fine(claim, body))
-        return (payload, batch) if columns is batch else (to_stream(columns), columns)
+        return self._cast(claim, self._payload(header, body), len(body))
+
+    def cast_again(self, batch: Batch) -> Callable[[], Batch]:
+        """For a batch that came back as ``NotPlain``: what makes it one that is, in a thread if it is large.
+
+        Bounds are those of the dictionaries that it came with.
+        """
+        self._doubts += 1
+        message = batch.message
+        assert message is not None, "a batch that was cast is no longer in doubt"
+        assert isinstance(batch.payload, Parts)
+        payload, held = batch.payload, len(batch.payload) - len(message.body)
+        return lambda: self._cast(inspect(message.header, message.body, self._max_bytes - held), payload, 0)
+
+    def _cast(self, claim: Claim, payload: Parts, body_bytes: int) -> Batch:
+        self._bound(claim.decoded_bytes, body_bytes)
+        whole = payload.joined()
+        batch = _read(whole)
+        columns = self._caster.cast(batch)
+        return self._batch(whole if columns is batch else to_stream(columns), columns=columns)
+
+    def _payload(self, header: bytes, body: Buffer) -> Parts:
+        return Parts((self._schema, *self._dictionaries.values(), *encapsulated(header, body), END_OF_STREAM))
+
+    def _batch(
+        self, payload: bytes | Parts, *, columns: pa.RecordBatch | None = None, message: ArrowMessage | None = None
+    ) -> Batch:
+        return Batch(self._signal, payload, Encoding.ARROW, "flight", "grpc", columns, message)
+
+    def _plain_dictionaries(self) -> tuple[object, ...] | None:
+        """For each encoded field its dictionary; None if one is missing or not plain."""
+        if self._all_plain is None:
+            found = [self._plain.get(number) for number in self._encoded]
+            if None in found:
+                return None
+            self._all_plain = tuple(found)
+        return self._all_plain
 
     def _keep_dictionary(self, claim: Claim, header: bytes, body: Buffer) -> None:
         message = b"".join(encapsulated(header, body))
-        number, decoded_bytes, nulls = claim.dictionary_id, claim.decoded_bytes, sum(claim.nodes[1::2])
+        number, decoded_bytes = claim.dictionary_id, claim.decoded_bytes
         if claim.is_delta:
             message = self._dictionaries.get(number, b"") + message
-            earlier_bytes, earlier_nulls = self._claims.get(number, (0, 0))
-            decoded_bytes, nulls = decoded_bytes + earlier_bytes, nulls + earlier_nulls
+            decoded_bytes += self._claims.get(number, 0)
+        self._plain.pop(number, None)
+        self._all_plain = None
+        if self._may_be_plain and _kernel is not None:
+            try:
+                self._plain[number] = _kernel.ArrowDictionary(bytes(header), bytes(body))
+            except ValueError:
+                pass  # Arrow reads it, or has the words for what is wrong with it
+        self.dictionary_bytes += len(message) - len(self._dictionaries.get(number, b""))
         self._dictionaries[number] = message
-        self._claims[number] = decoded_bytes, nulls
+        self._claims[number] = decoded_bytes
         self._bound(0, 0)
 
-    def _looks_fine(self, claim: Claim, body: Buffer) -> bool:
-        """Nothing breaks a rule, and no dictionary grows beyond the bound when it is repeated on every row."""
-        if self._quick_look is None:
-            return False
-        longest = max(claim.nodes[::2], default=0)
-        for decoded_bytes, nulls in self._claims.values():
-            if nulls or decoded_bytes * longest > limits.MAX_REPEATED_BYTES:
-                return False
-        return self._quick_look.is_fine(claim, body)
-
     def _bound(self, decoded_bytes: int, body_bytes: int) -> None:
-        decoded_bytes += sum(claimed for claimed, _ in self._claims.values())
+        decoded_bytes += sum(self._claims.values())
         total = max(decoded_bytes, body_bytes + self.dictionary_bytes)
         if total > self._max_bytes:
             raise TooLarge(

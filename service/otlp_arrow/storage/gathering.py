@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from otlp_arrow.codec import BatchBuilder, ColumnMemory, Outcome, new_builder
 from otlp_arrow.codec.schema import SCHEMAS
-from otlp_arrow.model import Rejected, Signal
+from otlp_arrow.model import ArrowMessage, Rejected, Signal
 
 NewBuilder = Callable[[Signal], BatchBuilder]
 
@@ -81,6 +81,10 @@ class Gathering:
         self._batch_rows += batch.num_rows
         self._batch_bytes += batch.get_total_buffer_size()  # ``nbytes`` takes 0.1 ms for 130 arrays
         return Outcome(batch.num_rows)
+
+    def gather(self, message: ArrowMessage) -> Outcome | None:
+        """Take an Arrow message that nobody has looked at; None if it is not plain."""
+        return self._builder.gather(message)
 
     def mark(self) -> tuple[int, int]:
         """Where ``restore`` can go back to."""

@@ -43,11 +43,6 @@ cdef class ArrowDictionary:
         if pairs[0] != message.rows or pairs[1] != 0:
             raise ValueError("a dictionary with nulls")
         memcpy(pairs, message.buffers, 48)
-        for row in range(6):
-            if pairs[row] < 0:
-                raise ValueError("a negative length")
-        if pairs[2] > PyBytes_GET_SIZE(body) - pairs[3] or pairs[4] > PyBytes_GET_SIZE(body) - pairs[5]:
-            raise ValueError("a buffer outside of its message")
         self._dictionary.count = <size_t>message.rows
         ends = <int32_t*>calloc(message.rows + 1, 4)
         if ends == NULL:
@@ -159,7 +154,9 @@ cdef class Builder:
             self._busy = False
             free(all_payloads)
 
-    def gather(self, bytes header, body, tuple dictionaries, max_offset: int, max_held_bytes: int) -> tuple:
+    def gather(
+        self, bytes header, body, tuple dictionaries, max_repeated_bytes: int, max_offset: int, max_held_bytes: int
+    ) -> tuple:
         """The rows of a record batch message in the schema of the builder: status and rows. ``dictionaries``: an
         ``ArrowDictionary`` for each encoded field, depth first. Nothing is kept of a batch in which anything is in
         doubt (MALFORMED)."""
@@ -177,6 +174,7 @@ cdef class Builder:
             found[gathering.dictionary_count] = &each._dictionary
             gathering.dictionary_count += 1
         gathering.dictionaries = found
+        gathering.max_repeated_bytes = max_repeated_bytes
         gathering.bitmaps = &self._scratch[0]
         gathering.bytes = &self._scratch[MAX_GATHER_BITMAPS]
         gathering.json = &self._scratch[MAX_GATHER_BITMAPS + 1]

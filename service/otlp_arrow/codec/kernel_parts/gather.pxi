@@ -22,9 +22,11 @@ cdef struct Gathering:
     size_t rows  # of the node that was read last, its nulls and its bitmap
     size_t nulls
     Position bits
+    size_t size  # of the buffer that was read last
     Dictionary** dictionaries
     size_t dictionary_count
     size_t dictionary
+    uint64_t max_repeated_bytes
     Bytes* bitmaps  # scratch: MAX_GATHER_BITMAPS of them
     Bytes* bytes  # scratch: types, or the index in the builder of each entry of a dictionary
     Bytes* json  # scratch
@@ -58,6 +60,7 @@ cdef Position gather_buffer(Gathering* self, size_t size) noexcept nogil:
     self.buffer += 1
     if pair[0] > self.message.body_size or pair[1] > self.message.body_size - pair[0] or pair[1] < size:
         return NULL
+    self.size = pair[1]
     return self.message.body + pair[0]
 
 
@@ -144,9 +147,9 @@ cdef bint gather_ends(
     cdef size_t row
     cdef Position data
     total[0] = 0
-    if rows == 0:
-        return gather_buffer(self, 0) != NULL
-    data = gather_buffer(self, (rows + 1) * 4)
+    data = gather_buffer(self, (rows + 1) * 4 if rows else 0)
+    if rows == 0:  # one offset, or none
+        return data != NULL and (self.size == 0 or (self.size >= 4 and load32(data) == 0))
     if data == NULL or load32(data) != 0:
         return False
     memcpy(ends, data + 4, rows * 4)
@@ -212,6 +215,8 @@ cdef bint gather_keywords(
         return False
     dictionary = self.dictionaries[self.dictionary]
     self.dictionary += 1
+    if <uint64_t>dictionary.ends[dictionary.count] * rows > self.max_repeated_bytes:
+        return False  # one huge string and a million indices are small until somebody writes them out
     known = <int32_t*>gather_scratch(self.bytes, dictionary.count * 4)
     if known == NULL:
         return False
@@ -273,7 +278,7 @@ cdef bint gather_value_column(
     if not gather_node(self, rows) or not same_nulls(self.bits, self.nulls, bits, all_valid, rows):
         return False
     if self.nulls == rows:
-        return gather_buffer(self, 0) != NULL
+        return gather_buffer(self, rows * 8) != NULL
     if not gather_values(self, &values.table, column, first, rows):
         return False
     end[0] = first + rows
@@ -289,7 +294,9 @@ cdef bint gather_octets(
     if self.nulls == rows and self.buffer < self.message.buffer_count:
         # Nearly always: nothing, and offsets that are all zero. They need not be written.
         data = gather_buffer(self, (rows + 1) * 4 if rows else 0)
-        if data != NULL and (rows == 0 or (load32(data) == 0 and memcmp(data, data + 4, rows * 4) == 0)):
+        if data != NULL and (
+            self.size == 0 or (self.size >= 4 and load32(data) == 0 and memcmp(data, data + 4, rows * 4) == 0)
+        ):
             return gather_buffer(self, 0) != NULL
         self.buffer -= 1
     sparse_fill(&values.octets, first)
@@ -304,11 +311,11 @@ cdef bint gather_truths(
     cdef size_t row
     if not gather_node(self, rows) or not same_nulls(self.bits, self.nulls, bits, all_valid, rows):
         return False
-    if self.nulls == rows:
-        return gather_buffer(self, 0) != NULL
     truths = gather_buffer(self, (rows + 7) // 8)
     if truths == NULL:
         return False
+    if self.nulls == rows:
+        return True
     for row in range(rows):
         if types[row] == BOOL and (truths[row >> 3] >> (row & 7)) & 1:
             types[row] = TRUE
@@ -560,15 +567,17 @@ cdef bint gather_flagged(
     cdef size_t row
     if not gather_node(self, rows):
         return False
-    if self.nulls == rows:
-        memset(table.column[column] + first * table.width[column], 0, rows * table.width[column])
-        return gather_buffer(self, 0) != NULL
+    if self.nulls and rows - bits_count(self.bits, rows) != self.nulls:
+        return False
     if not gather_values(self, table, column, first, rows):
         return False
+    if self.nulls == rows:
+        memset(table.column[column] + first * table.width[column], 0, rows * table.width[column])
+        return True
     for row in range(rows):
         if self.nulls == 0 or (self.bits[row >> 3] >> (row & 7)) & 1:
             has[row] |= flag
-    return self.nulls == 0 or rows - bits_count(self.bits, rows) == self.nulls
+    return True
 
 
 cdef bint gather_of_kinds(
@@ -664,8 +673,6 @@ cdef bint gather_monotonic(Gathering* self, Table* points, size_t first, size_t 
     cdef size_t row
     if not gather_of_kinds(self, points, first, rows, SUM, SUM, SUM):
         return False
-    if self.nulls == rows:
-        return gather_buffer(self, 0) != NULL
     truths = gather_buffer(self, (rows + 7) // 8)
     if truths == NULL:
         return False
