@@ -410,7 +410,7 @@ async def test_a_power_cut_before_any_operation_of_a_flush_neither_loses_nor_dou
     tmp_path: Path, torn_bytes: int
 ) -> None:
     for cut in range(40):
-        bench = Bench(tmp_path / str(cut))
+        bench = Bench(tmp_path / str(cut), direct=cut % 2 == 0)
         bench.directory.mkdir()
         pipeline = bench.pipeline(shutdown_timeout_secs=0.2)
         await pipeline.__aenter__()

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from directory import flip
-from otlp_arrow.model import DirectoryLocked, Signal
+from otlp_arrow.model import Batch, DirectoryLocked, Parts, Signal
 from otlp_arrow.model import meter as m
+from otlp_arrow.model.batch import joined
+from otlp_arrow.pipeline import Ack, flow
 from otlp_arrow.storage.frames import FRAME_HEADER, FRAMES_BEGIN
 from piped import Piped, send, until
-from records import Ids, segments, stored
+from records import Ids, arrow_batch, segments, stored
 
 TRACES, METRICS, LOGS = Signal
 
@@ -121,6 +124,42 @@ async def test_what_a_beginning_found_is_in_the_books(piped: Piped):
         assert books.value(m.QUARANTINED, "segment") == 1
         assert books.value(m.QUARANTINED, "cursor") == 1
     assert stored(piped.root) == logs(3, 4, 5)
+
+
+async def test_a_payload_in_parts_is_stored_and_replayed_as_a_whole_one(piped: Piped):
+    def in_parts(number: int) -> Batch:
+        batch = arrow_batch(Signal.LOGS, [number])
+        whole = joined(batch.payload)
+        return replace(batch, payload=Parts([whole[:100], memoryview(whole)[100:-8], whole[-8:]]))
+
+    pipeline = await piped.pipeline().__aenter__()
+    await pipeline.intake.accept(in_parts(1))
+    await pipeline.flush()
+    await pipeline.intake.accept(in_parts(2))
+    await piped.crash(pipeline)
+    async with piped.pipeline():
+        assert piped.meter.value(m.REPLAYED, "logs") == 1
+    assert stored(piped.root) == logs(1, 2)
+
+
+async def test_memory_of_the_log_goes_back_when_all_is_quiet(piped: Piped, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(flow, "QUIET_S", 0.0)
+    relaxed = []
+    async with piped.pipeline() as pipeline:
+        monkeypatch.setattr(pipeline.store.wal, "relax", lambda: relaxed.append(True))
+        await send(pipeline, 1)
+        await pipeline.flush()
+        await until(lambda: relaxed)
+
+
+@pytest.mark.parametrize("ack", [Ack.WRITE, Ack.MEMORY])
+async def test_a_log_that_nobody_waits_for_goes_through_the_page_cache(piped: Piped, ack: Ack):
+    for chosen, block in ((ack, 8), (Ack.FSYNC, 4096)):
+        async with piped.pipeline(ack=chosen) as pipeline:
+            await send(pipeline, 1)
+            await until(lambda: pipeline.store.wal.size_bytes > FRAMES_BEGIN)
+            size = pipeline.store.wal.size_bytes
+            assert (size % 4096 == 0) == (block == 4096)
 
 
 # -- writing ---------------------------------------------------------------------------------------

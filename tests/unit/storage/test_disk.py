@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES
+from otlp_arrow.storage import disk as disk_module
 from otlp_arrow.storage.disk import Disk, SystemDisk
 from otlp_arrow.testing.faulty_disk import FaultyDisk
 
@@ -77,6 +80,69 @@ def test_files_are_listed_by_name_renamed_and_deleted(disk: Disk, tmp_path: Path
     disk.sync_directory(tmp_path / "d")
     assert [path.name for path in disk.list(tmp_path / "d")] == ["c"]
     assert disk.free_bytes(tmp_path) > 0
+
+
+def test_a_file_written_directly_holds_the_same_and_says_what_it_takes(disk: Disk, tmp_path: Path):
+    file = disk.create(tmp_path / "f", direct=True)
+    assert file.block_bytes in (1, DIRECT_BLOCK_BYTES)
+    blocks = [bytes([n]) * 1000 for n in range(125)]  # 125,000 bytes: 30 blocks and a half
+    rest = bytes(-125_000 % DIRECT_BLOCK_BYTES)
+    assert file.append([*blocks, rest]) == file.size == 31 * DIRECT_BLOCK_BYTES
+    file.truncate(2 * DIRECT_BLOCK_BYTES)
+    file.relax()
+    file.append([memoryview(b"x" * DIRECT_BLOCK_BYTES)])
+    file.sync()
+    file.close()
+    whole = b"".join(blocks)[: 2 * DIRECT_BLOCK_BYTES] + b"x" * DIRECT_BLOCK_BYTES
+    assert disk.read(tmp_path / "f") == whole
+    again = disk.open(tmp_path / "f")  # whatever way it was written
+    assert again.block_bytes == 1
+    again.truncate(5)
+    again.append([b"!"])
+    again.close()
+    assert disk.read(tmp_path / "f") == whole[:5] + b"!"
+
+
+def test_a_direct_write_that_is_not_of_whole_blocks_is_refused_by_the_disk_that_counts(tmp_path: Path):
+    file = FaultyDisk(tmp_path).create(tmp_path / "f", direct=True)
+    with pytest.raises(OSError, match="Invalid argument"):
+        file.append([b"x" * 100])
+    assert file.append([b"x" * DIRECT_BLOCK_BYTES]) == DIRECT_BLOCK_BYTES
+
+
+@pytest.mark.parametrize("block", [512, DIRECT_BLOCK_BYTES])
+def test_a_short_direct_write_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int):
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:block]))
+    file = SystemDisk().create(tmp_path / "f", direct=True)
+    data = bytes(range(256)) * (3 * DIRECT_BLOCK_BYTES // 256)
+    assert file.append([data]) == len(data)
+    assert (tmp_path / "f").read_bytes() == data
+
+
+def test_a_system_that_refuses_direct_writes_when_asked_gets_ordinary_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fcntl = pytest.importorskip("fcntl")
+    asked = fcntl.fcntl
+
+    def refusing(descriptor: int, command: int, argument: int = 0) -> int:
+        if command == fcntl.F_SETFL:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return asked(descriptor, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", refusing)
+    file = SystemDisk().create(tmp_path / "f", direct=True)
+    assert file.block_bytes == 1
+    assert file.append([b"abc"]) == 3
+    assert (tmp_path / "f").read_bytes() == b"abc"
+
+
+def test_a_system_that_has_no_direct_writes_is_not_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(disk_module, "_O_DIRECT", 0)
+    file = SystemDisk().create(tmp_path / "f", direct=True)
+    assert file.block_bytes == 1
+    assert file.append([b"abc"]) == 3
 
 
 def test_a_short_write_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otlp_arrow.model import Encoding, Signal
+from otlp_arrow.model import Encoding, Parts, Signal
 from otlp_arrow.model.limits import MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
 from otlp_arrow.storage import frames
 from otlp_arrow.storage.frames import (
@@ -77,6 +77,37 @@ def test_what_was_framed_is_found_again(written: list[tuple[Signal, Encoding, by
     ]
 
 
+def test_the_next_frame_is_found_behind_whatever_padding_a_frame_names():
+    paddings = [3, 11, 4091, 3 + 8 * 100]
+    data = file_header(1, 0) + b"".join(
+        b"".join(frame_buffers(1 + i, 1, 1, 1, 0, b"hello", padding)) for i, padding in enumerate(paddings)
+    )
+    frames = found_in(data)
+    assert [(f.sequence, f.size) for f in frames if isinstance(f, Frame)] == [
+        (1 + i, 45 + padding) for i, padding in enumerate(paddings)
+    ]
+    assert len(data) == FRAMES_BEGIN + sum(45 + padding for padding in paddings)
+
+
+@given(st.lists(st.binary(max_size=20), max_size=5), st.none() | st.integers(0, 40).map(lambda n: n * 8))
+def test_a_payload_in_parts_has_the_bytes_of_the_whole_one(parts: list[bytes], more: int | None):
+    whole = b"".join(parts)
+    padding = None if more is None else -len(whole) % 8 + more
+    views = Parts([memoryview(p) if i % 2 else p for i, p in enumerate(parts)])
+    assert len(views) == len(whole)
+    assert views.joined() == whole
+    assert b"".join(frame_buffers(7, 2, 2, 3, 9, views, padding)) == b"".join(
+        frame_buffers(7, 2, 2, 3, 9, whole, padding)
+    )
+
+
+def test_the_length_of_parts_is_in_bytes_whatever_their_items_are():
+    numbers = memoryview(struct.pack("<3q", 1, 2, 3)).cast("q")
+    assert len(Parts([numbers, b"x"])) == 25
+    assert Parts([numbers]).joined() == numbers.tobytes()
+    assert repr(Parts([numbers, b"x"])) == "Parts(2 parts, 25 bytes)"
+
+
 # -- damage ----------------------------------------------------------------------------------------
 
 
@@ -102,6 +133,38 @@ def test_a_flipped_bit_anywhere_in_a_frame_is_noticed_and_the_frames_around_it_a
             assert isinstance(damage, Damage), (position, bit)
             assert (damage.start, damage.end, damage.torn) == (start, end, False), (position, bit)
             assert (first.sequence, third.sequence) == (1, 3)  # type: ignore[union-attr]
+
+
+def test_a_file_that_ends_inside_the_padding_of_its_last_frame_has_lost_nothing():
+    data = log_of(b"first") + b"".join(frame_buffers(2, 1, 1, 1, 0, b"second", 4090))
+    for end in range(len(data) - 4090, len(data)):
+        assert sequences(data[:end]) == [1, 2]
+        assert len(found_in(data[:end])) == 2
+
+
+def test_what_lies_in_the_padding_is_never_looked_at():
+    padded = b"".join(frame_buffers(1, 1, 1, 1, 0, b"first", 4091))
+    for junk in (b"\xff", frame(2, b"injected")):
+        at = FRAMES_BEGIN + len(padded) - 2048
+        data = bytearray(file_header(1, 0) + padded + frame(2, b"second"))
+        data[at : at + len(junk)] = junk
+        assert [f.payload for f in found_in(bytes(data)) if isinstance(f, Frame)] == [b"first", b"second"]
+        assert len(found_in(bytes(data))) == 2
+
+
+@pytest.mark.parametrize("padding", [4, 4096 + 3, 65_528 + 3])
+def test_a_frame_with_padding_that_cannot_be_is_damage(padding: int):
+    (found,) = found_in(file_header(1, 0) + b"".join(frame_buffers(1, 1, 1, 1, 0, b"hello", padding)))
+    assert isinstance(found, Damage)
+    assert f"{padding} bytes of padding" in found.reason
+
+
+def test_behind_a_damaged_frame_its_own_padding_is_believed_first():
+    inner = frame(2, b"injected")
+    damaged = bytearray(b"".join(frame_buffers(1, 1, 1, 1, 0, inner, -len(inner) % 8 + 4000)))
+    damaged[4] ^= 1  # the checksum: the frame inside is whole
+    data = file_header(1, 0) + bytes(damaged) + frame(2, b"second")
+    assert [f.payload for f in found_in(data) if isinstance(f, Frame)] == [b"second"]
 
 
 def test_damage_names_the_rows_and_the_signal_of_its_header_if_they_can_be():

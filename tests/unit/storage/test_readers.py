@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from otlp_arrow.model import Corrupt, Encoding, Signal
+from otlp_arrow.model import Corrupt, Encoding, Parts, Signal
 from otlp_arrow.storage.frames import FRAMES_BEGIN, Frame
 from otlp_arrow.storage.reader import Stretch, WalReader
 from otlp_arrow.storage.readers import decode_position, encode_position
@@ -120,6 +120,20 @@ def test_a_file_that_was_given_up_on_after_a_failed_sync_is_read_up_to_there(tmp
         log.append(b"third")
         assert [f.payload for f in read_on(log.readers[0], from_files=True)] == [b"first", b"second", b"third"]
         assert len(log.store.wal.files) == 2
+
+
+def test_a_payload_in_parts_is_joined_only_for_who_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    joined = []
+    join = Parts.joined
+    monkeypatch.setattr(Parts, "joined", lambda self: joined.append(self) or join(self))
+    with Log(tmp_path, "a") as log:
+        (reader,) = log.readers
+        log.append(Parts([b"in ", memoryview(b"parts")]), b"whole")  # type: ignore[arg-type]
+        assert reader.unread_bytes == 13
+        assert joined == []
+        frames = list(read_on(reader))
+        assert [f.payload for f in frames] == [b"in parts", b"whole"]
+        assert len(joined) == 1
 
 
 def test_damaged_frames_are_passed_over_and_told(tmp_path: Path):

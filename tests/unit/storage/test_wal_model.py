@@ -22,9 +22,9 @@ FAULTS = st.none() | st.tuples(
     st.sampled_from([errno.EIO, errno.ENOSPC]),
     st.integers(0, 2),  # so many go well before
     st.integers(1, 3),  # so many fail
-    st.integers(0, 90),  # bytes that an append writes all the same
+    st.integers(0, 90) | st.sampled_from([512, 4096, 8200]),  # bytes that an append writes all the same
 )
-PAYLOADS = st.lists(st.binary(max_size=60), min_size=1, max_size=4)
+PAYLOADS = st.lists(st.binary(max_size=60) | st.just(b"large" * 1000), min_size=1, max_size=4)
 
 
 class WalModel(RuleBasedStateMachine):
@@ -37,9 +37,10 @@ class WalModel(RuleBasedStateMachine):
         self.maybe: dict[int, set[bytes]] = {}
         self.released = 0
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(direct=st.booleans())
+    def begin(self, direct: bool) -> None:
         self.disk = FaultyDisk(self.root)
+        self.disk.takes_direct = direct
         for directory in Layout(self.root).directories():
             self.disk.make_directory(directory)
         self.reopen()
@@ -49,7 +50,9 @@ class WalModel(RuleBasedStateMachine):
 
     def reopen(self) -> None:
         layout = Layout(self.root)
-        self.wal = Wal(self.disk, layout, Quarantine(self.disk, layout.quarantine), file_bytes=150)
+        file_bytes = 3 * 4096 if self.disk.takes_direct else 150
+        quarantine = Quarantine(self.disk, layout.quarantine)
+        self.wal = Wal(self.disk, layout, quarantine, file_bytes=file_bytes, direct=True)
         self.findings = self.wal.recover(self.released + 1)
 
     # -- what may happen -------------------------------------------------------------------------
@@ -101,7 +104,7 @@ class WalModel(RuleBasedStateMachine):
     def heal(self) -> None:
         self.disk.heal()
 
-    @rule(torn_bytes=st.integers(0, 200), zeros=st.booleans(), names=st.booleans())
+    @rule(torn_bytes=st.integers(0, 200) | st.integers(4000, 8300), zeros=st.booleans(), names=st.booleans())
     def power_cut(self, torn_bytes: int, zeros: bool, names: bool) -> None:
         self.disk.heal()
         self.disk.crash(torn_bytes=torn_bytes, zeros=zeros, names=names)
