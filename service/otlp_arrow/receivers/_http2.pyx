@@ -464,7 +464,7 @@ cdef class Stream:
     @property
     def received_bytes(self):
         """Bytes of a message that has not come whole, its prefix included."""
-        return self.filled + self.prefix_filled
+        return 0 if self.deaf else self.filled + self.prefix_filled
 
 
 cdef class Connection:
@@ -610,6 +610,7 @@ cdef class Connection:
     def accept_offered(self, Py_ssize_t n):
         """Take in what was read into the last offer."""
         cdef Stream stream = self.data_stream
+        assert stream is not None and not stream.deaf, "nothing happens between an offer and its answer"
         stream.filled += n
         self.incomplete_bytes += n
         self.data_left -= n
@@ -1201,7 +1202,7 @@ cdef class Connection:
         self.held -= stream.held
         stream.held = 0
         self.streams.pop(stream.stream_id, None)
-        return 0
+        return 0 if self.closed else self._renew(None)
 
     cdef bint _nuisance(self) except -1:
         """Frames that cost and bring nothing; whether there were too many since data came."""

@@ -272,6 +272,14 @@ def test_calls_are_heard_alike_however_the_bytes_are_cut(
     assert (server.connection.open_streams, server.connection.incomplete_bytes) == (0, 0)
 
 
+def test_a_call_whose_message_came_waits_for_no_bytes() -> None:
+    server = greeted(answers=False)
+    server.feed(call(1, b"x")[:-1])
+    assert server.streams[0].received_bytes == 5
+    server.feed(b"x")
+    assert server.streams[0].received_bytes == 0
+
+
 def test_an_answer_is_headers_an_empty_message_and_trailers() -> None:
     server = greeted()
     server.feed(call(1, b"spans"))
@@ -388,8 +396,7 @@ def test_what_is_much_of_a_message_is_read_where_it_is_kept() -> None:
         piece = frame(DATA, 0, 1, whole[at : at + (1 << 18)])
         server.read(piece[:100])
         offered = server.connection.offer()
-        assert offered is not None
-        assert len(offered) == len(piece) - 100
+        assert len(piece) < 200 or (offered is not None and len(offered) == len(piece) - 100)
         server.read(piece[100:])
     assert server.heard[-1] == ("message", 1, body)
     assert ("expect", 1, len(body)) in server.heard
@@ -418,12 +425,12 @@ def test_messages_count_against_the_windows_until_they_are_consumed() -> None:
     server.feed(b"")
     assert windows(server).keys() == {1}
     server.connection.consumed(stream, 1 << 40)  # more than there is
-    server.feed(frame(DATA, 0, 1, message(bytes(60_000))))
-    server.connection.consumed(stream, 60_000)
     server.feed(b"")
-    assert sum(windows(server).values()) <= 250_000
-    server.feed(frame(DATA, 0, 1, message(bytes(99_990))))
-    assert not server.connection.closed
+    assert windows(server).keys() == {0}
+    server.feed(frame(DATA, 0, 1, message(bytes(79_990))))
+    assert not server.connection.closed, server.connection.error
+    server.feed(frame(DATA, 0, 1, message(bytes(20_000))))
+    assert server.connection.error == "more data than the stream's window"
 
 
 def test_a_call_that_ends_gives_back_what_it_held() -> None:
