@@ -35,6 +35,10 @@ _WAIT_S = 30.0
 class FlightCollector(Collector):
     """otlp-arrow as shipped, with its Flight door on the port that would be OTLP/HTTP's."""
 
+    @property
+    def last_port(self) -> int:
+        return self.http_port
+
     def environment(self) -> dict[str, str]:
         return {
             **super().environment(),

@@ -70,6 +70,11 @@ class Server:
         """Where to send, by scheme."""
         return {"grpc": f"grpc://localhost:{self.grpc_port}", "http": f"http://localhost:{self.http_port}"}
 
+    @property
+    def last_port(self) -> int:
+        """The port that is open once all are."""
+        return self.grpc_port
+
     def __enter__(self) -> Server:
         self._log = (self.directory / "log").open("wb")
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OTLP_")}
@@ -119,7 +124,7 @@ class Server:
             if self._process.poll() is not None:
                 raise RuntimeError(f"{self.name} did not start:\n{self.log()}")
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.grpc_port)) == 0:
+                if probe.connect_ex(("127.0.0.1", self.last_port)) == 0:
                     return
             time.sleep(0.05)
         raise RuntimeError(f"{self.name} opened no port in {START_TIMEOUT_S} s:\n{self.log()}")

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.flight as flight
@@ -41,6 +41,8 @@ def sdk_payloads(made: Telemetry) -> dict[Signal, bytes]:
 
 class Door(ABC):
     """One way into a collector. ``send`` gives the number of records that were refused."""
+
+    protocols: ClassVar[dict[str, str]] = {}
 
     def __init__(self, library: OtlpLibrary) -> None:
         self.library = library
@@ -101,6 +103,10 @@ class Flight(Door):
                 pass
             writer.close()
         return 0
+
+
+class FlightByGrpcio(Flight):
+    protocols: ClassVar[dict[str, str]] = {"arrow_flight_engine": "grpcio"}
 
 
 class LibraryMessage(Door):
@@ -165,20 +171,20 @@ class SdkExporters(LibraryBytes):
 
 
 DOORS: list[type[Door]] = [
-    *(Grpc, HttpProtobuf, HttpJson, Flight),
+    *(Grpc, HttpProtobuf, HttpJson, Flight, FlightByGrpcio),
     *(LibraryMessage, LibraryBytes, LibraryAsync, LibraryArrow, SdkExporters),
 ]
 
 
 @pytest.fixture(params=DOORS, ids=lambda door: door.__name__)
 def door(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Door]:
-    with opened(tmp_path) as library:
+    with opened(tmp_path, **request.param.protocols) as library:
         yield request.param(library)
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[OtlpLibrary]:
-    settings = Settings(output_dir=directory, host="127.0.0.1", protocols=PORTS, write_interval_secs=3600)
+def opened(directory: Path, **protocols: str) -> Iterator[OtlpLibrary]:
+    settings = Settings(output_dir=directory, host="127.0.0.1", protocols=PORTS | protocols, write_interval_secs=3600)
     with OtlpLibrary(settings) as library:
         yield library
 

@@ -75,12 +75,14 @@ class Putter:
         self._connection.close()
 
 
-def test_what_a_flight_client_was_acknowledged_is_there_once_after_kills(tmp_path: Path):
+@pytest.mark.parametrize("engine", ["compiled", "grpcio"])
+def test_what_a_flight_client_was_acknowledged_is_there_once_after_kills(tmp_path: Path, engine: str):
     expected: set[str] = set()
     possible: set[str] = set()
     for round_number in range(3):
         # Rows go to segments while the next are put: the kill finds them on every stage of their way.
-        with Served(tmp_path, "--write-interval-secs", "1", "--set", "max_batch_rows=200") as served:
+        options = ["--set", "max_batch_rows=200", "--set", f"protocols.arrow_flight_engine={engine}"]
+        with Served(tmp_path, "--write-interval-secs", "1", *options) as served:
             putters = [Putter(served.flight_port, round_number * 10 + client) for client in range(3)]
             while min(putter.acknowledged for putter in putters) < 15 * (round_number + 1):
                 putters[0]._threads[0].join(0.005)

@@ -27,9 +27,9 @@ from otlp_arrow.codec.arrow_messages import to_stream
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Busy, OtlpServerError, Signal, limits
 from otlp_arrow.pipeline import Pipeline, PipelineSettings
-from otlp_arrow.receivers import Authenticator
+from otlp_arrow.receivers import AioFlightServer, Authenticator, FlightServer
 from otlp_arrow.receivers import flight_wire as wire
-from otlp_arrow.receivers.flight import SERVICE, FlightServer
+from otlp_arrow.receivers.flight_service import SERVICE
 from otlp_arrow.storage.store import StorageSettings
 from strategies import rows
 
@@ -39,11 +39,22 @@ BATCHES = {signal: batch_of(signal) for signal in Signal}
 TIMEOUT = flight.FlightCallOptions(timeout=20)
 
 
+_served_by: type[FlightServer] | type[AioFlightServer] = FlightServer
+
+
+@pytest.fixture(autouse=True, params=["compiled", "grpcio"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Everything here holds for both servers."""
+    server = FlightServer if request.param == "compiled" else AioFlightServer
+    monkeypatch.setattr(sys.modules[__name__], "_served_by", server)
+    return str(request.param)
+
+
 @dataclass
 class Door:
     """An open door, what is behind it, and a stock client in front of it."""
 
-    server: FlightServer
+    server: FlightServer | AioFlightServer
     pipeline: Pipeline
     meter: CountingMeter
     client: flight.FlightClient
@@ -54,9 +65,8 @@ async def open_door(directory: Path, pipeline: PipelineSettings | None = None, *
     meter = CountingMeter()
     settings = pipeline or PipelineSettings(StorageSettings(directory), write_interval_secs=3600)
     async with Pipeline(settings, meter=meter) as opened:
-        async with FlightServer(
-            opened.intake, opened, **{"host": "127.0.0.1", "port": 0, "meter": meter} | options
-        ) as server:
+        arguments = {"host": "127.0.0.1", "port": 0, "meter": meter} | options
+        async with _served_by(opened.intake, opened, **arguments) as server:
             client = flight.connect(("127.0.0.1", server.bound_port))
             try:
                 yield Door(server, opened, meter, client)
@@ -252,14 +262,15 @@ async def test_offsets_that_point_outside_of_a_string_buffer_are_refused(door: D
     await refused(door, pa.record_batch({"x": [1]}))
 
 
-async def test_a_batch_over_the_limit_is_refused(tmp_path: Path):
+async def test_a_batch_over_the_limit_is_refused(tmp_path: Path, engine: str):
     async with open_door(tmp_path, max_request_bytes=2_000_000) as door:
         large = with_column(TRACES, "status_message", pa.array(["x" * 20_000] * TRACES.num_rows))
         for _ in range(3):
             error = await refused(door, large)
             assert "over the limit of 2000000" in str(error)
         huge = with_column(TRACES, "status_message", pa.array(["x" * 100_000] * TRACES.num_rows))
-        assert "Received message larger than max" in str(await refused(door, huge))
+        words = "Received message larger than max" if engine == "grpcio" else "over the limit of"
+        assert words in str(await refused(door, huge))
         assert door.pipeline.intake.gathered_rows(Signal.TRACES) == 0
 
 
@@ -319,7 +330,7 @@ async def test_a_full_buffer_is_an_error_that_says_try_again(door: Door):
     ("messages", "words"),
     [
         ([], "without a message"),
-        ([b"\xff"], "Flight message"),
+        ([b"\xff"], "message is damaged"),
         ([wire.data(b"", b"")], "descriptor"),
         ([wire._field(1, wire.path_descriptor("profiles"))], "no flight 'profiles'"),
         ([wire._field(1, wire.path_descriptor("traces")) + wire.data(b"", b"")], "damaged"),
@@ -574,7 +585,7 @@ async def test_a_reader_that_goes_away_leaves_nothing_behind(door: Door):
     for _ in range(limits.MAX_FLIGHT_READS * 2):
         await ask(look_once)
     assert (await ask(get, door.client, Signal.TRACES)).num_rows == 3 * TRACES.num_rows
-    await until(lambda: door.server._service._in_flight == 0)
+    await until(lambda: door.server._service.in_flight.count == 0)
 
 
 async def test_readers_that_stop_reading_lose_their_places(door: Door, monkeypatch: pytest.MonkeyPatch):
@@ -590,20 +601,20 @@ async def test_readers_that_stop_reading_lose_their_places(door: Door, monkeypat
             reader = await ask(client.do_get, ticket)
             stalled.callback(reader.cancel)
             await ask(reader.read_chunk)
-        await until(lambda: door.server._service._reads._value == limits.MAX_FLIGHT_READS)
+        await until(lambda: door.server._service.reads._value == limits.MAX_FLIGHT_READS)
         monkeypatch.setattr(limits, "FLIGHT_STALL_S", 30)
         assert (await ask(get, door.client, Signal.TRACES)).num_rows == 2 * TRACES.num_rows
-    await until(lambda: door.server._service._in_flight == 0)
+    await until(lambda: door.server._service.in_flight.count == 0)
 
 
 async def test_readers_wait_for_a_place_and_then_are_told_to_come_back(door: Door, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "FLIGHT_WAIT_S", 0.05)
     for _ in range(limits.MAX_FLIGHT_READS):
-        await door.server._service._reads.acquire()
+        await door.server._service.reads.acquire()
     with pytest.raises(flight.FlightUnavailableError, match="the other readers"):
         await ask(get, door.client, Signal.TRACES)
     for _ in range(limits.MAX_FLIGHT_READS):
-        door.server._service._reads.release()
+        door.server._service.reads.release()
     assert (await ask(get, door.client, Signal.TRACES)).num_rows == 0
 
 
@@ -669,8 +680,9 @@ async def test_the_door_speaks_tls(tmp_path: Path, mutual: bool):
 
 async def test_a_put_under_way_at_the_end_is_told_to_come_back_and_nothing_hangs(tmp_path: Path):
     async with open_door(tmp_path, grace_s=0.1) as door:
-        writer, reader = door.client.do_put(flight.FlightDescriptor.for_path("traces"), TRACES.schema, options=TIMEOUT)
-        writer.write_batch(TRACES)
+        descriptor = flight.FlightDescriptor.for_path("traces")
+        writer, reader = await ask(lambda: door.client.do_put(descriptor, TRACES.schema, options=TIMEOUT))
+        await ask(writer.write_batch, TRACES)
         await ask(reader.read)
     with pytest.raises(flight.FlightError):
         await ask(writer.close)
@@ -685,11 +697,11 @@ async def test_a_port_that_is_taken_is_named(door: Door, tmp_path: Path):
 async def test_a_disk_that_refuses_is_a_retryable_error_and_ends_the_stream(
     door: Door, monkeypatch: pytest.MonkeyPatch
 ):
-    async def refuse(*_: Any, **__: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise Busy("the disk is full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(type(door.pipeline.intake), "accept", refuse)
+        patched.setattr(type(door.pipeline.intake), "submit", refuse)
         with pytest.raises(flight.FlightUnavailableError, match="the disk is full"):
             await ask(put, door.client, Signal.TRACES, TRACES, TRACES)
         door.pipeline.intake._reserved_bytes = 0  # the stand-in did not take the tickets over

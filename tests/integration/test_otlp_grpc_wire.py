@@ -33,10 +33,10 @@ from http2_frames import (
     message,
 )
 from otlp_arrow.model import Signal, limits
-from otlp_arrow.receivers.grpc_common import SERVICES
+from otlp_arrow.receivers.services import SERVICES
 
 pytest.importorskip("otlp_arrow.receivers._http2", reason="the compiled door was not built")
-otlp_grpc = pytest.importorskip("otlp_arrow.receivers.otlp_grpc")
+http2_door = pytest.importorskip("otlp_arrow.receivers.http2_door")
 
 SPAN = span_request("one")
 
@@ -79,7 +79,7 @@ async def client_of(door: Any, greeting: bytes = GREETING) -> AsyncIterator[Clie
 
 @pytest.fixture
 def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otlp_grpc, "_TICK_S", 0.05)
+    monkeypatch.setattr(http2_door, "_TICK_S", 0.05)
 
 
 # -- strangers -----------------------------------------------------------------------------------------

@@ -80,6 +80,12 @@ class ProtocolSettings(_Section):
         True, "Opens Arrow Flight (docs/flight.md).", _BOOL, "OTLP_ARROW_FLIGHT_ENABLED"
     )
     arrow_flight_port: Port = _setting(4319, "Port of Arrow Flight.", _PORT, "OTLP_ARROW_FLIGHT_PORT")
+    arrow_flight_engine: Annotated[Literal["compiled", "grpcio"], BeforeValidator(lower)] = _setting(
+        "compiled",
+        "Who serves Arrow Flight: `compiled` our own module, `grpcio` gRPC's library, at several times the CPU.",
+        "compiled or grpcio",
+        "OTLP_ARROW_FLIGHT_ENGINE",
+    )
 
 
 class TlsSettings(_Section):

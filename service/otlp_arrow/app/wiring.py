@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -23,22 +24,23 @@ from otlp_arrow.app.admin import AdminServer
 from otlp_arrow.app.forwarding import destinations_of
 from otlp_arrow.app.health import Health, Phase
 from otlp_arrow.app.lazy_application import LazyApplication
-from otlp_arrow.app.settings import Settings
+from otlp_arrow.app.settings import ProtocolSettings, Settings
 from otlp_arrow.app.telemetry import PrometheusMeter
 from otlp_arrow.codec import kernel_available
 from otlp_arrow.model import OtlpConfigError, OtlpError, OtlpIOError, Signal, meter
 from otlp_arrow.model.limits import WAL_FILE_BYTES
 from otlp_arrow.pipeline import Ack, Pipeline, PipelineSettings
-from otlp_arrow.receivers import AioOtlpGrpcServer, OtlpGrpcServer
+from otlp_arrow.receivers import OtlpGrpcServer
 from otlp_arrow.receivers.auth import Authenticator
-from otlp_arrow.receivers.flight import DOOR as FLIGHT_DOOR
-from otlp_arrow.receivers.flight import FlightServer
 from otlp_arrow.receivers.otlp_http import OtlpHttpServer
 from otlp_arrow.receivers.tls import ServerTls
 from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.forwarding import Forwarding
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.store import StorageSettings
+
+if TYPE_CHECKING:
+    from otlp_arrow.receivers import AioFlightServer, AioOtlpGrpcServer, FlightServer
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +60,7 @@ class Collector:
     pipeline: Pipeline
     grpc: OtlpGrpcServer | AioOtlpGrpcServer | None = None
     http: OtlpHttpServer | None = None
-    flight: FlightServer | None = None
+    flight: FlightServer | AioFlightServer | None = None
     admin: AdminServer | None = None
 
     def ports(self) -> dict[str, int]:
@@ -129,8 +131,11 @@ async def open_collector(
         await parts.enter_async_context(forwarding)
         doors = settings.protocols
         if doors.protobuf_enabled:
-            grpc_door: type[OtlpGrpcServer] | type[AioOtlpGrpcServer]
-            grpc_door = OtlpGrpcServer if doors.protobuf_engine == "compiled" else AioOtlpGrpcServer
+            grpc_door: type[OtlpGrpcServer] | type[AioOtlpGrpcServer] = OtlpGrpcServer
+            if doors.protobuf_engine != "compiled":
+                from otlp_arrow.receivers import AioOtlpGrpcServer
+
+                grpc_door = AioOtlpGrpcServer
             collector.grpc = grpc_door(
                 pipeline.intake,
                 host=settings.host,
@@ -156,7 +161,7 @@ async def open_collector(
             _begin_at_zero(counter, "otlp", "http")
             await parts.enter_async_context(collector.http)
         if doors.arrow_flight_enabled:
-            collector.flight = FlightServer(
+            collector.flight = flight_door(doors)(
                 pipeline.intake,
                 pipeline,
                 host=settings.host,
@@ -167,7 +172,7 @@ async def open_collector(
                 meter=counter,
                 health=lambda: health.report().as_json(),
             )
-            _begin_at_zero(counter, *FLIGHT_DOOR)
+            _begin_at_zero(counter, "flight", "grpc")
             await parts.enter_async_context(collector.flight)
         health.phase = Phase.SERVING
         await parts.enter_async_context(_watched(collector))
@@ -176,6 +181,17 @@ async def open_collector(
         finally:
             health.phase = Phase.STOPPING
             await collector.tell_readiness(False)
+
+
+def flight_door(doors: ProtocolSettings) -> type[FlightServer] | type[AioFlightServer]:
+    """Who serves Arrow Flight; imported when it is opened."""
+    if doors.arrow_flight_engine == "compiled":
+        from otlp_arrow.receivers import FlightServer
+
+        return FlightServer
+    from otlp_arrow.receivers import AioFlightServer
+
+    return AioFlightServer
 
 
 @asynccontextmanager

@@ -180,6 +180,9 @@ JSON_INLINE_BYTES = 32 * KIB
 MAX_ARROW_SCHEMA_BYTES = 256 * KIB
 """The schema message of an Arrow client; those of our schemas take 6 KiB."""
 
+FLIGHT_FRAME_BYTES = MIB
+"""The largest HTTP/2 frame taken by the Flight door: a usual batch in one, which is then read into its own memory."""
+
 FLIGHT_INLINE_BYTES = MIB
 """Arrow batches up to this size are checked on the event loop (about 0.6 ms), larger ones in a thread."""
 

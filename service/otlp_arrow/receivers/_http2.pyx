@@ -1,9 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""One HTTP/2 connection of a server for unary gRPC calls: bytes in, calls out, bytes out. No sockets, no clock.
+"""One HTTP/2 connection of a gRPC server: bytes in, calls out, bytes out. No sockets, no clock.
 
 HTTP/2 is RFC 9113, its header compression RFC 7541, the five bytes before a message are those of the gRPC
 protocol ("PROTOCOL-HTTP2"). A message goes from the receive buffer straight into the ``bytes`` object
-that the pipeline keeps; header blocks that a client repeats are decoded once.
+that the pipeline keeps, or, where much of it is still to come, from the socket (``offer``); header blocks that
+a client repeats are decoded once; large answers go out as pieces of what they were handed over as.
+
+A call has one message, unless its owner says ``take_many``: then each message is handed over when it is whole, and its bytes
+count against the windows of call and connection until they are ``consumed``, which is what holds a client back.
 
 What a peer may cost is bounded here: header blocks, header lists, frames, messages, streams, and frames that
 do nothing (``nuisance``). A connection error queues a GOAWAY and sets ``closed``.
@@ -11,6 +15,7 @@ do nothing (``nuisance``). A connection error queues a GOAWAY and sets ``closed`
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, _PyBytes_Resize
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -58,7 +63,13 @@ cdef enum:
     TABLE_BYTES = 4096  # SETTINGS_HEADER_TABLE_SIZE as it is by default
     ENTRY_OVERHEAD = 32  # RFC 7541, 4.1
     FIRST_CAPACITY = 1 << 18  # a message's memory grows from here as its bytes come: a length alone costs nothing
+    STREAM_CAPACITY = 1 << 21  # the same in a call of many messages, where each of half a megabyte would grow
+    DIRECT_BYTES = 1 << 14  # less than this is read with what follows it
+    WHOLE_BYTES = 1 << 12  # an answer's piece of this size goes out as it is, a smaller one with its neighbours
     CACHED_BLOCKS = 16
+
+cdef extern from "Python.h":
+    int PyBUF_WRITE
 
 cdef int64_t MAX_WINDOW = 0x7FFFFFFF
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -385,6 +396,19 @@ cdef bytes _frame(int kind, int flags, uint32_t stream_id, bytes payload):
     return frame
 
 
+cdef bytes _data_head(Py_ssize_t n, int flags, uint32_t stream_id):
+    """The head of a DATA frame whose payload goes out by itself."""
+    cdef bytes head = PyBytes_FromStringAndSize(NULL, HEAD_BYTES)
+    cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(head)
+    p[0] = n >> 16
+    p[1] = (n >> 8) & 0xFF
+    p[2] = n & 0xFF
+    p[3] = F_DATA
+    p[4] = flags
+    _put32(p + 5, stream_id)
+    return head
+
+
 cdef inline void _put32(uint8_t* p, uint32_t value) noexcept:
     p[0] = value >> 24
     p[1] = (value >> 16) & 0xFF
@@ -416,7 +440,10 @@ cdef class Stream:
     cdef readonly dict headers
     cdef readonly bytes message
     cdef readonly bint compressed
+    cdef readonly bint streaming  # in: any number of messages
+    cdef readonly bint begun  # the headers of the answer are out
     cdef readonly bint ended  # nothing more goes out: answered, refused or reset
+    cdef public bint tell_drained  # the owner hears ``drained`` once nothing waits for the peer's windows
     cdef public object context  # the owner's
     cdef PyObject* body  # bytes of ``capacity``, of which ``filled`` have come
     cdef Py_ssize_t length, capacity, filled
@@ -424,7 +451,10 @@ cdef class Stream:
     cdef int prefix_filled
     cdef bint remote_ended, deaf
     cdef int64_t receive_window, send_window
-    cdef bytearray waiting  # data that the peer's windows hold back
+    cdef int64_t held  # bytes of messages that were handed over and are not consumed
+    cdef list pieces  # data that the peer's windows hold back
+    cdef Py_ssize_t piece, sent  # the first one that waits, and what of it is out
+    cdef readonly Py_ssize_t waiting_bytes
     cdef bytes trailers  # what follows it; None while the stream goes on
     cdef bint ending
 
@@ -433,13 +463,16 @@ cdef class Stream:
 
     @property
     def received_bytes(self):
-        """Bytes of a message that has not come whole."""
-        return self.filled
+        """Bytes of a message that has not come whole, its prefix included."""
+        return 0 if self.deaf else self.filled + self.prefix_filled
 
 
 cdef class Connection:
     """The server's side. ``owner`` hears ``begin(stream)``, then ``complete``, ``broken(stream, reason, too_large)`` or
     ``reset``; answers go in by ``respond``. ``receive`` and whatever answers add to the output: ``take`` it then.
+
+    Of a call with ``take_many`` it hears ``expect(stream, nbytes)`` before a large message is read,
+    ``message(stream, message, compressed)`` for each, and ``finished`` in place of ``complete``.
     """
 
     cdef object owner
@@ -455,9 +488,11 @@ cdef class Connection:
     cdef Py_ssize_t max_message_bytes, max_streams, max_nuisance, max_frame_bytes, max_block_bytes
     cdef int64_t stream_window, connection_window
     cdef int64_t receive_window, send_window, peer_stream_window
+    cdef int64_t held  # by all calls
     cdef Py_ssize_t peer_frame_bytes
     cdef list blocked
     cdef bytearray out
+    cdef readonly list large  # the output before ``out``, in pieces, if there are large ones
     cdef int state
     cdef bint settled  # the peer's SETTINGS came
     cdef uint8_t head[24]
@@ -498,6 +533,7 @@ cdef class Connection:
         self.send_window = self.peer_stream_window = 65535
         self.peer_frame_bytes = 16384
         self.blocked = []
+        self.large = []
         self.payload = bytearray()
         self.block = bytearray()
         self.state = IN_PREFACE
@@ -525,11 +561,69 @@ cdef class Connection:
 
     def take(self):
         """The bytes to write now."""
+        if self.large:
+            return b"".join(self.take_pieces())
         if not self.out:
             return b""
         data = bytes(self.out)
         self.out.clear()
         return data
+
+    def take_pieces(self):
+        """The same as a list of buffers, in which large pieces are not copied."""
+        cdef list pieces = self.large
+        self.large = []
+        if self.out:
+            pieces.append(bytes(self.out))
+            self.out.clear()
+        return pieces
+
+    def take_many(self, Stream stream):
+        """Take any number of messages in this call, each as it comes."""
+        stream.streaming = True
+
+    def consumed(self, Stream stream, Py_ssize_t nbytes):
+        """So many bytes of messages that were handed over are taken care of: the client may send as many again."""
+        nbytes = min(nbytes, stream.held)
+        stream.held -= nbytes
+        self.held -= nbytes
+        if not self.closed:
+            self._renew(stream)
+
+    def ignore(self, Stream stream):
+        """Listen to this call no longer: it will be answered without the rest."""
+        self._forget_body(stream)
+        self.consumed(stream, stream.held)
+
+    def offer(self):
+        """Memory that the next bytes may be read into: ``accept_offered`` them then. None: offer them to ``receive``."""
+        cdef Stream stream = self.data_stream
+        cdef Py_ssize_t n
+        if self.state != IN_DATA or self.pad_unread or stream is None or stream.deaf or stream.prefix_filled < 5:
+            return None
+        n = min(self.data_left, stream.length - stream.filled)
+        if n < DIRECT_BYTES:
+            return None
+        self._grow(stream, n)
+        return PyMemoryView_FromMemory(PyBytes_AS_STRING(<object>stream.body) + stream.filled, n, PyBUF_WRITE)
+
+    def accept_offered(self, Py_ssize_t n):
+        """Take in what was read into the last offer."""
+        cdef Stream stream = self.data_stream
+        assert stream is not None and not stream.deaf, "nothing happens between an offer and its answer"
+        stream.filled += n
+        self.incomplete_bytes += n
+        self.data_left -= n
+        if stream.streaming and stream.filled == stream.length:
+            self._hand_over(stream)
+        if not self.data_left and not self.pad_left and not self.closed:
+            self.state = IN_HEAD
+            self._end_data()
+
+    @property
+    def expects_bytes(self):
+        """How much of the frame that is being read is still to come: so much need not be looked at before it is there."""
+        return self.data_left + self.pad_left if self.state == IN_DATA else 0
 
     def receive(self, bytearray buffer, Py_ssize_t nbytes):
         """Take the first ``nbytes`` of ``buffer`` in, which must not change meanwhile."""
@@ -599,25 +693,45 @@ cdef class Connection:
             self.out += _frame(F_HEADERS, END_HEADERS | END_STREAM, stream.stream_id, block)
             self._end(stream)
             return
-        self.out += _frame(F_HEADERS, END_HEADERS, stream.stream_id, block)
+        self.begin(stream, block)
         self.push(stream, body or b"", trailers, True)
 
     def begin(self, Stream stream, bytes block):
         """Begin an answer that ``push`` goes on with."""
         if not stream.ended:
+            stream.begun = True
             self.out += _frame(F_HEADERS, END_HEADERS, stream.stream_id, block)
 
     def push(self, Stream stream, bytes body, bytes trailers=None, bint ending=False):
         """More of an answer; its end with ``ending``."""
         if stream.ended or stream.ending:
             return
-        if stream.waiting is None:
-            stream.waiting = bytearray()
-            self.blocked.append(stream)
-        stream.waiting += body
+        self._wait(stream, body)
         stream.trailers = trailers
         stream.ending = ending
+        if ending:
+            self._forget_body(stream)  # what still comes is not listened to, however long the answer takes
         self._unblock()
+
+    def send(self, Stream stream, *parts):
+        """One more message of an answer, the first one after its headers. Large parts are kept, not copied."""
+        cdef Py_ssize_t length = 0
+        if stream.ended or stream.ending:
+            return
+        if not stream.begun:
+            self.begin(stream, GRPC_HEADERS)
+        for part in parts:
+            length += len(part)
+        self._wait(stream, b"\0" + _word(length) + parts[0] if len(parts[0]) < WHOLE_BYTES else b"\0" + _word(length))
+        for part in parts[len(parts[0]) < WHOLE_BYTES :]:
+            self._wait(stream, part)
+        self._unblock()
+
+    def cut(self, Stream stream, bytes trailers):
+        """End an answer now: what the client did not take of it is dropped."""
+        if not stream.ended:
+            self.out += _frame(F_HEADERS, END_HEADERS | END_STREAM, stream.stream_id, trailers)
+            self._end(stream)
 
     def abort(self, Stream stream):
         """Give a call up without an answer; the client may send it again (REFUSED_STREAM)."""
@@ -712,18 +826,22 @@ cdef class Connection:
     cdef int _end_data(self) except -1:
         cdef Stream stream = self.data_stream
         self.data_stream = None
-        if self.receive_window < self.connection_window // 2:
-            self.out += _frame(F_WINDOW_UPDATE, 0, 0, _word(self.connection_window - self.receive_window))
-            self.receive_window = self.connection_window
-        if stream is None or stream.ended:
-            return 0
-        if self.frame_flags & END_STREAM:
+        if stream is not None and not stream.ended and self.frame_flags & END_STREAM:
             self._remote_end(stream)
-        elif stream.receive_window < self.stream_window // 2:
-            self.out += _frame(
-                F_WINDOW_UPDATE, 0, stream.stream_id, _word(self.stream_window - stream.receive_window)
-            )
-            stream.receive_window = self.stream_window
+        return self._renew(stream)
+
+    cdef int _renew(self, Stream stream) except -1:
+        """Let the peer send again what is neither on its way nor held, once that is half of a window."""
+        cdef int64_t given = self.connection_window - self.held - self.receive_window
+        if given > self.connection_window // 2:
+            self.out += _frame(F_WINDOW_UPDATE, 0, 0, _word(<uint32_t>given))
+            self.receive_window += given
+        if stream is None or stream.ended or stream.remote_ended:
+            return 0
+        given = self.stream_window - stream.held - stream.receive_window
+        if given > self.stream_window // 2:
+            self.out += _frame(F_WINDOW_UPDATE, 0, stream.stream_id, _word(<uint32_t>given))
+            stream.receive_window += given
         return 0
 
     cdef int _feed(self, Stream stream, const uint8_t* p, Py_ssize_t n) except -1:
@@ -745,13 +863,15 @@ cdef class Connection:
                 if stream.length > self.max_message_bytes:
                     reason = f"a message of {stream.length} bytes is over the limit of {self.max_message_bytes}"
                     return self._broken(stream, reason, True)
-                stream.capacity = min(stream.length, FIRST_CAPACITY)
+                if stream.streaming and stream.length > FIRST_CAPACITY:
+                    self.owner.expect(stream, stream.length)
+                    if stream.deaf:
+                        return 0
+                stream.capacity = min(stream.length, STREAM_CAPACITY if stream.streaming else FIRST_CAPACITY)
                 stream.body = _new_body(stream.capacity)
             elif stream.filled < stream.length:
                 some = min(stream.length - stream.filled, n)
-                if stream.filled + some > stream.capacity:
-                    stream.capacity = min(stream.length, max(4 * stream.capacity, stream.filled + some))
-                    _PyBytes_Resize(&stream.body, stream.capacity)
+                self._grow(stream, some)
                 memcpy(PyBytes_AS_STRING(<object>stream.body) + stream.filled, p, some)
                 stream.filled += some
                 self.incomplete_bytes += some
@@ -759,22 +879,51 @@ cdef class Connection:
                 n -= some
             else:
                 return self._broken(stream, "the call has more than one message", False)
+            if stream.streaming and stream.filled == stream.length:
+                self._hand_over(stream)
+                if stream.deaf:
+                    return 0
         return 0
+
+    cdef int _grow(self, Stream stream, Py_ssize_t more) except -1:
+        """Memory for so many more bytes of a message."""
+        if stream.filled + more > stream.capacity:
+            stream.capacity = min(stream.length, max(4 * stream.capacity, stream.filled + more))
+            _PyBytes_Resize(&stream.body, stream.capacity)
+        return 0
+
+    cdef int _hand_over(self, Stream stream) except -1:
+        """A message of a call that streams is whole."""
+        cdef bytes message = self._whole(stream)
+        stream.prefix_filled = 0
+        stream.held += len(message)
+        self.held += len(message)
+        self.nuisance = max(0, self.nuisance - 2)
+        self.owner.message(stream, message, stream.compressed)
+        return 0
+
+    cdef bytes _whole(self, Stream stream):
+        """The message that has come, which is no longer the call's."""
+        cdef bytes message = <bytes>stream.body
+        self.incomplete_bytes -= stream.filled
+        stream.filled = 0
+        Py_XDECREF(stream.body)
+        stream.body = NULL
+        return message
 
     cdef int _remote_end(self, Stream stream) except -1:
         stream.remote_ended = True
         if stream.deaf:
+            return 0
+        if stream.streaming and not stream.prefix_filled:
+            self.owner.finished(stream)
             return 0
         if stream.prefix_filled < 5 or stream.filled < stream.length:
             if stream.prefix_filled:
                 return self._broken(stream, "the call ended within its message", False)
             return self._broken(stream, "the call ended without a message", False)
         stream.deaf = True
-        self.incomplete_bytes -= stream.filled
-        stream.filled = 0
-        stream.message = <bytes>stream.body
-        Py_XDECREF(stream.body)
-        stream.body = NULL
+        stream.message = self._whole(stream)
         self.requests += 1
         self.nuisance = max(0, self.nuisance - 2)
         self.owner.complete(stream)
@@ -824,8 +973,8 @@ cdef class Connection:
                 return self._fail(PROTOCOL_ERROR, "a reset of a stream that was not opened")
             stream = self.streams.pop(stream_id, None)
             if stream is not None:
-                self._forget_body(stream)
-                stream.ended = stream.remote_ended = True
+                stream.remote_ended = True
+                self._forget(stream)
                 self.owner.reset(stream)
         elif kind == F_PRIORITY:
             if n != 5:
@@ -967,53 +1116,93 @@ cdef class Connection:
         return 0
 
     # -- frames out --------------------------------------------------------------------------------
+    cdef int _wait(self, Stream stream, object piece) except -1:
+        """More of an answer, behind what waits of it already."""
+        if stream.pieces is None:
+            stream.pieces = []
+            self.blocked.append(stream)
+        if len(piece):
+            stream.pieces.append(piece)
+            stream.waiting_bytes += len(piece)
+        return 0
+
     cdef int _unblock(self) except -1:
         """Send what the windows allow."""
         cdef Stream stream
-        cdef Py_ssize_t n
-        cdef list still = []
+        cdef list still = [], drained = []
         for stream in self.blocked:
             if stream.ended:
                 continue
-            while stream.waiting and self.send_window > 0 and stream.send_window > 0:
-                n = min(len(stream.waiting), self.peer_frame_bytes, self.send_window, stream.send_window)
-                last = stream.ending and stream.trailers is None and n == len(stream.waiting)
-                self.out += _frame(F_DATA, END_STREAM if last else 0, stream.stream_id, bytes(stream.waiting[:n]))
-                del stream.waiting[:n]
-                self.send_window -= n
-                stream.send_window -= n
-                if last:
-                    self._end(stream)
+            while stream.waiting_bytes and self.send_window > 0 and stream.send_window > 0:
+                self._send_some(stream)
             if stream.ended:
                 continue
-            if stream.waiting:
+            if stream.waiting_bytes:
                 still.append(stream)
                 continue
-            stream.waiting = None
+            stream.pieces = None
+            stream.piece = stream.sent = 0
             if stream.ending:
                 if stream.trailers is None:
                     self.out += _frame(F_DATA, END_STREAM, stream.stream_id, b"")
                 else:
                     self.out += _frame(F_HEADERS, END_HEADERS | END_STREAM, stream.stream_id, stream.trailers)
                 self._end(stream)
+            elif stream.tell_drained:
+                stream.tell_drained = False
+                drained.append(stream)
         self.blocked = still
+        for stream in drained:
+            self.owner.drained(stream)
+        return 0
+
+    cdef int _send_some(self, Stream stream) except -1:
+        """One frame of what waits."""
+        cdef object piece = stream.pieces[stream.piece]
+        cdef Py_ssize_t length = len(piece)
+        cdef Py_ssize_t n = min(length - stream.sent, self.peer_frame_bytes, self.send_window, stream.send_window)
+        cdef bint last = stream.ending and stream.trailers is None and n == stream.waiting_bytes
+        cdef bint whole = n == length
+        if n < WHOLE_BYTES:
+            data = bytes(piece if whole else piece[stream.sent : stream.sent + n])
+            self.out += _frame(F_DATA, END_STREAM if last else 0, stream.stream_id, data)
+        else:
+            self.out += _data_head(n, END_STREAM if last else 0, stream.stream_id)
+            self.large.append(bytes(self.out))
+            self.out.clear()
+            self.large.append(piece if whole else memoryview(piece)[stream.sent : stream.sent + n])
+        self.send_window -= n
+        stream.send_window -= n
+        stream.waiting_bytes -= n
+        stream.sent += n
+        if stream.sent == length:
+            stream.pieces[stream.piece] = None
+            stream.piece += 1
+            stream.sent = 0
+        if last:
+            self._end(stream)
         return 0
 
     cdef int _end(self, Stream stream) except -1:
         """Our side of a call is over; the client's too, if it had not finished."""
-        stream.ended = True
-        self._forget_body(stream)
         if not stream.remote_ended:
             self.out += _frame(F_RST_STREAM, 0, stream.stream_id, _word(NO_ERROR))
-        self.streams.pop(stream.stream_id, None)
-        return 0
+        return self._forget(stream)
 
     cdef int _reset(self, Stream stream, uint32_t code) except -1:
+        self.out += _frame(F_RST_STREAM, 0, stream.stream_id, _word(code))
+        return self._forget(stream)
+
+    cdef int _forget(self, Stream stream) except -1:
+        """The call is over: nothing that came or waits for it is kept."""
         stream.ended = True
         self._forget_body(stream)
-        self.out += _frame(F_RST_STREAM, 0, stream.stream_id, _word(code))
+        stream.pieces = None
+        stream.waiting_bytes = 0
+        self.held -= stream.held
+        stream.held = 0
         self.streams.pop(stream.stream_id, None)
-        return 0
+        return 0 if self.closed else self._renew(None)
 
     cdef bint _nuisance(self) except -1:
         """Frames that cost and bring nothing; whether there were too many since data came."""

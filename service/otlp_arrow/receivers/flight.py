@@ -1,77 +1,42 @@
-"""Arrow Flight: batches in by ``DoPut``, everything stored out by ``DoGet``.
+"""Arrow Flight: batches in by ``DoPut``, everything stored out by ``DoGet``. Served by our own HTTP/2.
 
-The protocol is served on gRPC's own library rather than by ``pyarrow.flight``, whose server decodes a message
-before anybody may look at it (docs/decisions/0007). Bounds, and who keeps them:
+``pyarrow.flight``'s server decodes a message before anybody may look at it (docs/decisions/0007), and gRPC's library in
+Python costs more than keeping the rows (docs/decisions/0009). What the methods do is in ``flight_service``; this is how
+its calls travel. A put has no task and no thread: each message is handed over when it is whole, its results leave in
+one write for each turn of the loop, and a message counts against the windows until it was looked at, so that the
+client is held back by HTTP/2.
 
-* Size of a message: gRPC's library, by ``grpc.max_receive_message_length``, before it is in memory as a whole.
-* Size after decompression: ``flight_ingest``, from what the message claims, before anything is inflated.
-* Memory of messages and batches: the intake, from the moment a message is there.
-* Batches of one stream that wait for the disk: ``FLIGHT_PUTS_IN_FLIGHT``; then HTTP/2 holds the client back.
-* Readers: ``MAX_FLIGHT_READS``, each with one record batch of a file in memory, as long as it takes a message in
-  ``FLIGHT_STALL_S``.
-
-A ``PutResult`` is sent for every batch in order, when that batch is durable::
-
-    {"rows": 512, "sequence": 17}
-
-A batch that is refused ends the stream with its reason; every one before it is acknowledged first. Batches after it
-that were under way may have been kept, as with any request whose answer did not arrive.
+``http2_door`` says what is bounded here; in addition, what a client did not take of an answer within
+``FLIGHT_STALL_S`` is let go, and acknowledgements that it does not take hold up its further batches.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
-import grpc
-import grpc.aio
-import structlog
-
-from otlp_arrow.model import Batch, Busy, NotPlain, Receipt, Rejected, Signal, limits
+from otlp_arrow.model import Closed, Unauthenticated, limits
 from otlp_arrow.model.meter import REQUESTS, Meter
-from otlp_arrow.receivers import flight_wire as wire
-from otlp_arrow.receivers import replies
+from otlp_arrow.receivers import misdirected
+from otlp_arrow.receivers._http2 import GRPC_HEADERS, GRPC_OK, Stream
 from otlp_arrow.receivers.auth import Authenticator
-from otlp_arrow.receivers.flight_ingest import IncomingStream
-from otlp_arrow.receivers.flight_query import Query, answer, parse_query, query_of, schema_message, signal_of
-from otlp_arrow.receivers.grpc_common import Guarded, channel_options, listen, set_status
-from otlp_arrow.receivers.intake import Intake, Ticket
+from otlp_arrow.receivers.flight_service import (
+    DOOR,
+    MESSAGE_OVERHEAD_BYTES,
+    SERVICE,
+    FlightService,
+    Method,
+    Put,
+    Stalled,
+    Stored,
+)
+from otlp_arrow.receivers.http2_door import Door, DoorConnection, is_grpc
+from otlp_arrow.receivers.inflating import Reservation
+from otlp_arrow.receivers.intake import Intake
 from otlp_arrow.receivers.listen import Place
 from otlp_arrow.receivers.tls import ServerTls
-from otlp_arrow.storage.snapshot import Snapshot
-
-log = structlog.get_logger(__name__)
-
-SERVICE = "arrow.flight.protocol.FlightService"
-DOOR = ("flight", "grpc")
-ACTIONS = {
-    "flush": "Write everything accepted so far into segments; answers when they are synced.",
-    "health": "The health of the collector, as JSON.",
-}
-
-# Beside the body, a message holds metadata of a few kilobytes.
-_MESSAGE_OVERHEAD_BYTES = limits.MIB
-
-T = TypeVar("T")
-
-
-class Stored(Protocol):
-    """What the door needs of storage."""
-
-    async def snapshot(self, signal: Signal) -> Snapshot:
-        """Everything acknowledged at one moment."""
-
-    def stored_size(self, signal: Signal) -> tuple[int, int]:
-        """Rows, and the bytes that they take on disk."""
-
-    async def flush(self) -> None:
-        """Everything accepted before the call is in a segment when it returns."""
 
 
 class FlightServer:
@@ -98,290 +63,221 @@ class FlightServer:
         self._place = Place("Arrow Flight", host, port, "protocols.arrow_flight_port")
         self._tls = tls
         self._grace_s = grace_s
-        self._options = channel_options(
-            max_receive_bytes=max_request_bytes + _MESSAGE_OVERHEAD_BYTES, max_send_bytes=-1
+        self._service = FlightService(intake, stored, meter, health, max_request_bytes)
+        self._door = _FlightDoor(
+            self._service,
+            max_message_bytes=max_request_bytes + MESSAGE_OVERHEAD_BYTES,
+            auth=auth,
+            meter=meter,
+            name="otlp-flight-inflate",
         )
-        self._service = _FlightService(intake, stored, meter, health, max_request_bytes)
-        self._handler = self._service if auth is None else Guarded(self._service, auth, meter, DOOR)
-        self._server: grpc.aio.Server | None = None
         self.bound_port = 0
 
     async def __aenter__(self) -> FlightServer:
-        server = grpc.aio.server(options=self._options)
-        server.add_generic_rpc_handlers([self._handler])
-        self.bound_port = listen(server, self._place, self._tls)
-        self._server = server
-        try:
-            await server.start()
-        except BaseException:
-            await server.stop(None)
-            raise
+        self.bound_port = await self._door.open(self._place, self._tls)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
-        await self._server.stop(self._grace_s)
-        # What outlived the grace was cancelled; the library does not wait for it to notice.
-        async with asyncio.timeout(self._grace_s + limits.DOOR_GRACE_S):
-            await self._service.idle.wait()
-        self._service.close()
+        try:
+            await self._door.close(self._grace_s)
+        finally:
+            self._service.close()
 
 
-class _FlightService(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """The methods of the Flight protocol."""
+class _FlightDoor(Door):
+    """What the connections of the door share."""
 
-    def __init__(
-        self,
-        intake: Intake[Any],
-        stored: Stored,
-        meter: Meter,
-        health: Callable[[], Mapping[str, Any]],
-        max_bytes: int,
-    ) -> None:
-        self._intake = intake
-        self._stored = stored
-        self._meter = meter
-        self._health = health
-        self._max_bytes = max_bytes
-        self._reads = asyncio.Semaphore(limits.MAX_FLIGHT_READS)
-        self._readers = ThreadPoolExecutor(limits.MAX_FLIGHT_READS, thread_name_prefix="otlp-flight")
-        self._in_flight = 0
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self._methods = {
-            f"/{SERVICE}/{name}": handler
-            for name, handler in {
-                "DoPut": grpc.stream_stream_rpc_method_handler(self._served(self._do_put)),
-                "DoGet": grpc.unary_stream_rpc_method_handler(self._served(self._do_get)),
-                "ListFlights": grpc.unary_stream_rpc_method_handler(self._served(self._list_flights)),
-                "GetFlightInfo": grpc.unary_stream_rpc_method_handler(self._served(self._get_flight_info)),
-                "GetSchema": grpc.unary_stream_rpc_method_handler(self._served(self._get_schema)),
-                "DoAction": grpc.unary_stream_rpc_method_handler(self._served(self._do_action)),
-                "ListActions": grpc.unary_stream_rpc_method_handler(self._served(self._list_actions)),
-            }.items()
+    labels = DOOR
+    stranger = misdirected.NOT_FLIGHT
+    frame_bytes = limits.FLIGHT_FRAME_BYTES
+
+    def __init__(self, service: FlightService, **options: Any) -> None:
+        super().__init__(service.intake, **options)
+        self.service = service
+        self.in_flight = service.in_flight
+        self.methods: dict[bytes, Method | type[_PutCall]] = {
+            f"/{SERVICE}/{name}".encode(): method for name, method in service.methods.items()
         }
+        self.methods[f"/{SERVICE}/DoPut".encode()] = _PutCall
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        return self._methods.get(details.method)
+    def connection(self) -> _Connection:
+        return _Connection(self)
 
-    def close(self) -> None:
-        """Let go of the threads."""
-        self._readers.shutdown(wait=False)
 
-    def _served(
-        self, method: Callable[[Any, grpc.aio.ServicerContext], Awaitable[None]]
-    ) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[None]]:
-        """``method`` with its errors as answers. On the wire a single answer is a stream of one."""
+class _Connection(DoorConnection):
+    """One client. The context of a stream is its method, then its ``_PutCall`` or ``_Answer``."""
 
-        async def serve(request: Any, call: grpc.aio.ServicerContext) -> None:
-            self._in_flight += 1
-            self.idle.clear()
+    _door: _FlightDoor
+
+    # -- what http2 says -------------------------------------------------------------------------------
+    def begin(self, stream: Stream) -> None:
+        door = self._door
+        if not is_grpc(stream):
+            self.refuse_stranger(stream)
+            return
+        method = door.methods.get(stream.headers[":path"])
+        if method is None:
+            self.refuse_unknown(stream, f"the methods DoPut, {', '.join(door.service.methods)} of {SERVICE}")
+            return
+        if door.auth is not None:
             try:
-                await method(request, call)
-            except (asyncio.CancelledError, grpc.aio.BaseError):  # the client went away, or a stop has no more time
-                self._meter.add(REQUESTS, 1, *DOOR, "cancelled")
-                raise
-            except Exception as error:
-                refused = replies.refusal(error)
-                if refused.outcome == "failed":
-                    log.error("a Flight call failed for a reason of our own", exc_info=error)
-                self._meter.add(REQUESTS, 1, *DOOR, refused.outcome)
-                set_status(call, refused)
-            finally:
-                self._in_flight -= 1
-                if not self._in_flight:
-                    self.idle.set()
-
-        return serve
-
-    # -- in --------------------------------------------------------------------------------------
-
-    async def _do_put(self, _messages: Any, call: grpc.aio.ServicerContext) -> None:
-        message = await call.read()
-        if message is grpc.aio.EOF:
-            raise Rejected("the call ended without a message, or its message is over the limit")
-        first = wire.read_data(message)
-        if first.descriptor is None:
-            raise Rejected("DoPut begins with a descriptor whose path is traces, metrics or logs")
-        signal = signal_of(wire.read_descriptor(first.descriptor).path)
-        put = _Put(self._intake, signal, IncomingStream(signal, first.header, self._max_bytes))
-        reading = asyncio.create_task(put.read(call))
-        try:
-            while (receipt := await put.next_receipt()) is not None:
-                self._meter.add(REQUESTS, 1, *DOOR, "ok")
-                await call.write(wire.put_result(b'{"rows": %d, "sequence": %d}' % (receipt.rows, receipt.sequence)))
-        finally:
-            reading.cancel()
-            await put.abandon(reading)
-
-    # -- out -------------------------------------------------------------------------------------
-
-    async def _do_get(self, message: bytes, call: grpc.aio.ServicerContext) -> None:
-        query = parse_query(wire.read_ticket(message))
-        async with self._place_to_read():
-            snapshot = await _in_time(self._stored.snapshot(query.signal), "a snapshot")
-            pieces = answer(query, snapshot)
-            try:
-                while (piece := await self._pull(pieces)) is not None:
-                    await _before_it_stalls(call.write(piece))
-            finally:
-                pieces.close()
-
-    @asynccontextmanager
-    async def _place_to_read(self) -> AsyncIterator[None]:
-        await _in_time(self._reads.acquire(), "the other readers")
-        try:
-            yield
-        finally:
-            self._reads.release()
-
-    async def _pull(self, pieces: Iterator[bytes]) -> bytes | None:
-        work = asyncio.get_running_loop().run_in_executor(self._readers, next, pieces, None)
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            await asyncio.wait([work])  # a generator that runs cannot be closed
-            raise
-
-    async def _list_flights(self, _criteria: bytes, call: grpc.aio.ServicerContext) -> None:
-        for signal in Signal:
-            await call.write(self._info(Query(signal)))
-
-    async def _get_flight_info(self, message: bytes, call: grpc.aio.ServicerContext) -> None:
-        await call.write(self._info(query_of(wire.read_descriptor(message))))
-
-    async def _get_schema(self, message: bytes, call: grpc.aio.ServicerContext) -> None:
-        query = query_of(wire.read_descriptor(message))
-        await call.write(wire.schema_result(schema_message(query.schema)))
-
-    def _info(self, query: Query) -> bytes:
-        rows, nbytes = self._stored.stored_size(query.signal) if query.whole else (-1, -1)
-        descriptor = wire.path_descriptor(query.signal.value)
-        return wire.info(schema_message(query.schema), descriptor, query.to_json(), rows, nbytes)
-
-    # -- actions ---------------------------------------------------------------------------------
-
-    async def _do_action(self, message: bytes, call: grpc.aio.ServicerContext) -> None:
-        name, _body = wire.read_action(message)
-        if name == "flush":
-            await _in_time(self._stored.flush(), "the disk")
-            await call.write(wire.result(b"{}"))
-        elif name == "health":
-            await call.write(wire.result(json.dumps(self._health()).encode()))
+                door.auth.check(stream.headers)
+            except Unauthenticated as error:
+                self.refuse_for(stream, error)
+                return
+        if method is _PutCall:
+            self._http2.take_many(stream)
+            stream.context = _PutCall(self, stream)
         else:
-            raise Rejected(f"no action {name[:100]!r}; there are {', '.join(ACTIONS)}")
+            stream.context = method
 
-    async def _list_actions(self, _empty: bytes, call: grpc.aio.ServicerContext) -> None:
-        for name, description in ACTIONS.items():
-            await call.write(wire.action_type(name, description))
-
-
-class _Put:
-    """One ``DoPut``: reads ahead of the acknowledgements, as far as ``FLIGHT_PUTS_IN_FLIGHT`` goes."""
-
-    def __init__(self, intake: Intake[Any], signal: Signal, stream: IncomingStream) -> None:
-        self._intake = intake
-        self._signal = signal
-        self._stream = stream
-        self._window: asyncio.Queue[asyncio.Future[Receipt] | Exception | None] = asyncio.Queue(
-            limits.FLIGHT_PUTS_IN_FLIGHT
-        )
-        self._accepting: set[asyncio.Future[Receipt]] = set()
-        self._dictionaries: Ticket | None = None
-
-    async def read(self, call: grpc.aio.ServicerContext) -> None:
-        """Hand over batch after batch; an error takes its place in the order of the acknowledgements."""
+    def expect(self, stream: Stream, nbytes: int) -> None:
+        """A message of this size comes next: no byte of it is read if there is no room for it."""
         try:
-            while (message := await call.read()) is not grpc.aio.EOF:
-                batch = await self._take(message)
-                if batch is not None:
-                    await self._window.put(self._accept(*batch))
-            await self._window.put(None)
+            self._door.intake.admit(nbytes).release()
         except Exception as error:
-            await self._window.put(error)
+            stream.context.put.refuse(error)
 
-    async def _take(self, message: bytes) -> tuple[Batch, Ticket] | None:
-        ticket = self._intake.admit(len(message))
-        try:
-            data = wire.read_data(message)
-            if not data.header:  # application metadata without data
-                return None
-            work = functools.partial(self._stream.take, data.header, data.body)
-            inline = len(message) + self._stream.dictionary_bytes <= limits.FLIGHT_INLINE_BYTES
-            taken = work() if inline else await asyncio.to_thread(work)
-            if taken is None:
-                self._hold_dictionaries()
-                return None
-            more = len(taken.payload) - len(message) if taken.columns is not None else 0
-            if more > 0:
-                ticket.grow(more)
-            kept, ticket = ticket, None
-            return taken, kept
-        finally:
-            if ticket is not None:
-                ticket.release()
+    def message(self, stream: Stream, message: bytes, compressed: bool) -> None:
+        """One more message of a put."""
+        stream.context.put.message(message, compressed)
 
-    def _hold_dictionaries(self) -> None:
-        held = self._intake.admit(self._stream.dictionary_bytes)
-        if self._dictionaries is not None:
-            self._dictionaries.release()
-        self._dictionaries = held
+    def finished(self, stream: Stream) -> None:
+        """The client has sent all of a put."""
+        stream.context.put.end()
 
-    async def _keep(self, batch: Batch, ticket: Ticket) -> Receipt:
-        try:
-            return await self._intake.accept(batch, ticket)
-        except NotPlain:
-            cast = await asyncio.to_thread(self._stream.cast_again(batch))
-            return await self._intake.accept(cast)
+    def complete(self, stream: Stream) -> None:
+        stream.context = _Answer(self, stream, stream.context)
 
-    def _accept(self, batch: Batch, ticket: Ticket) -> asyncio.Future[Receipt]:
-        accepting: asyncio.Future[Receipt]
-        if batch.columns is None or batch.columns.num_rows:
-            accepting = asyncio.ensure_future(self._keep(batch, ticket))
+    def drained(self, stream: Stream) -> None:
+        """What waited of an answer is on its way."""
+        if isinstance(stream.context, _PutCall | _Answer):
+            stream.context.drained()
+
+    def reset(self, stream: Stream) -> None:
+        if isinstance(stream.context, _PutCall):
+            stream.context.put.abandon()
+        elif isinstance(stream.context, _Answer):
+            stream.context.task.cancel()
+        elif stream.context is not None:
+            self._door.meter.add(REQUESTS, 1, *DOOR, "cancelled")
+
+    def failed(self, stream: Stream, error: BaseException) -> None:
+        if isinstance(stream.context, _PutCall) and isinstance(error, Exception):
+            stream.context.put.refuse(error)
         else:
-            ticket.release()
-            accepting = asyncio.get_running_loop().create_future()
-            accepting.set_result(Receipt(0))
-        self._accepting.add(accepting)
-        return accepting
+            self.refuse_for(stream, error)
 
-    async def next_receipt(self) -> Receipt | None:
-        """The next acknowledgement, None at the end. Raises what the batch was refused for."""
-        item = await self._window.get()
-        if isinstance(item, Exception):
-            raise item
-        if item is None:
-            return None
-        receipt = await item
-        self._accepting.discard(item)
-        return receipt
+    def waits_for_message(self, stream: Stream) -> bool:
+        return bool(stream.received_bytes) or not isinstance(stream.context, _PutCall | _Answer)
 
-    async def abandon(self, reading: asyncio.Task[None]) -> None:
-        """Stop what is still under way; nobody will be told how it ended."""
-        for accepting in self._accepting:
-            accepting.cancel()
-        try:
-            await asyncio.gather(reading, *self._accepting, return_exceptions=True)
-        finally:  # a client that goes away while the server stops cancels a second time
-            if self._dictionaries is not None:
-                self._dictionaries.release()
+    # -- the connection --------------------------------------------------------------------------------
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        for stream in self._http2.calls():
+            if isinstance(stream.context, _Answer):
+                stream.context.drained()
+
+    def stop(self) -> None:
+        """Puts, which might go on for ever, end with what has come."""
+        super().stop()
+        for stream in self._http2.calls():
+            if isinstance(stream.context, _PutCall):
+                stream.context.put.refuse(Closed("the collector is stopping"))
 
 
-async def _before_it_stalls(writing: Awaitable[None]) -> None:
-    """One message out. A reader that takes none of it would keep its place, and its files, for as long as it likes."""
-    try:
-        async with asyncio.timeout(limits.FLIGHT_STALL_S):
-            await writing
-    except TimeoutError:
-        raise Busy("the reader took nothing for too long; read faster, or ask for a shorter time range", 1.0) from None
+class _PutCall:
+    """A ``DoPut`` on its connection."""
+
+    __slots__ = ("_connection", "_stream", "put")
+
+    def __init__(self, connection: _Connection, stream: Stream) -> None:
+        self._connection = connection
+        self._stream = stream
+        self.put = Put(connection._door.service, self)
+
+    def acknowledge(self, result: bytes) -> bool:
+        connection, stream = self._connection, self._stream
+        connection._http2.send(stream, result)
+        connection._flush_soon()
+        if stream.waiting_bytes:
+            stream.tell_drained = True
+            return False
+        return True
+
+    def drained(self) -> None:
+        self.put.go_on()
+
+    def consumed(self, nbytes: int) -> None:
+        self._connection._http2.consumed(self._stream, nbytes)
+
+    def ignore(self) -> None:
+        self._connection._http2.ignore(self._stream)
+
+    def finish(self, error: Exception | None) -> None:
+        connection, stream = self._connection, self._stream
+        if error is not None:
+            connection.refuse_for(stream, error)
+        elif stream.begun:
+            connection._http2.push(stream, b"", GRPC_OK, True)
+        else:
+            connection._http2.respond(stream, GRPC_HEADERS, b"", GRPC_OK)
+        connection._flush_soon()
+
+    async def inflated(self, message: bytes, reservation: Reservation) -> bytes:
+        return await self._connection._door.inflated(self._stream, message, reservation)
 
 
-async def _in_time(work: Awaitable[T], what: str) -> T:
-    """Raises ``Busy`` if it takes longer than a reader should wait."""
-    try:
-        async with asyncio.timeout(limits.FLIGHT_WAIT_S):
-            return await work
-    except TimeoutError:
-        raise Busy(f"waited {limits.FLIGHT_WAIT_S:.0f} s for {what}") from None
+class _Answer:
+    """A call of one message that is being answered: a task, and where it waits for the client to read."""
+
+    def __init__(self, connection: _Connection, stream: Stream, method: Method) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._taken: asyncio.Future[None] | None = None
+        connection._door.in_flight.__enter__()
+        self.task = asyncio.create_task(self._serve(method))
+        self.task.add_done_callback(self._ended)
+
+    async def write(self, *parts: bytes | memoryview) -> None:
+        connection, stream = self._connection, self._stream
+        connection._http2.send(stream, *parts)
+        connection._flush()
+        while (stream.waiting_bytes or connection._paused) and not stream.ended:
+            stream.tell_drained = bool(stream.waiting_bytes)
+            self._taken = asyncio.get_running_loop().create_future()
+            await self._taken
+
+    def drained(self) -> None:
+        if self._taken is not None and not self._taken.done():
+            self._taken.set_result(None)
+
+    async def _serve(self, method: Method) -> None:
+        connection, stream = self._connection, self._stream
+        message = stream.message
+        if stream.compressed:
+            reservation = Reservation(connection._door.intake, len(message))
+            try:
+                message = await connection._door.inflated(stream, message, reservation)
+            finally:
+                reservation.ticket.release()
+        await method(message, self)
+        if not stream.begun:
+            connection._http2.begin(stream, GRPC_HEADERS)
+        connection._http2.push(stream, b"", GRPC_OK, True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        connection, stream = self._connection, self._stream
+        connection._door.in_flight.__exit__()
+        stream.context = None
+        if task.cancelled():
+            connection._door.meter.add(REQUESTS, 1, *DOOR, "cancelled")
+        elif (error := task.exception()) is not None:
+            stuck = isinstance(error, Stalled) and connection._paused
+            connection.refuse_for(stream, error)
+            if stuck:  # the client does not even read its connection: only this frees what was written to it
+                connection.cancel()
+                return
+        connection._flush_soon()

@@ -64,8 +64,7 @@ class IncomingStream:
         self._plain: dict[int, object] = {}  # of the dictionaries: as the kernel reads them
         self._all_plain: tuple[object, ...] | None = None
         self._claims: dict[int, int] = {}  # of the dictionaries: decoded bytes
-        self.dictionary_bytes = 0
-        """Memory that the stream's dictionaries hold."""
+        self.dictionary_bytes = 0  # memory that the stream's dictionaries hold
 
     def take(self, header: bytes, body: Buffer) -> Batch | None:
         """The batch of a message; None for other messages."""

@@ -127,10 +127,14 @@ def schema_message(schema: pa.Schema) -> bytes:
     return bytes(schema.serialize())
 
 
-def answer(query: Query, snapshot: Snapshot) -> Generator[bytes, None, None]:
+Piece = tuple[bytes, bytes | memoryview]
+"""A message: what stands before its body, and the body."""
+
+
+def answer(query: Query, snapshot: Snapshot) -> Generator[Piece, None, None]:
     """The ``FlightData`` messages of a ``DoGet``; blocking, one piece of a batch in memory at a time."""
     schema = query.schema
-    yield wire.data(schema_message(schema)[_PREFIX_BYTES:], b"")
+    yield wire.data_parts(schema_message(schema)[_PREFIX_BYTES:], b"")
     sink = io.BytesIO()
     writer = pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(use_threads=False))
     for batch in snapshot.rows(query.times):
@@ -146,7 +150,7 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, rows)
 
 
-def _messages(sink: io.BytesIO) -> Iterator[bytes]:
+def _messages(sink: io.BytesIO) -> Iterator[Piece]:
     """What was written since the last call, but for the schema: the writer holds it back until there is a row."""
     view = memoryview(sink.getvalue())
     sink.seek(0)
@@ -154,4 +158,4 @@ def _messages(sink: io.BytesIO) -> Iterator[bytes]:
     for message in walk(view):
         assert isinstance(message, Message)
         if message.kind != SCHEMA:
-            yield wire.data(view[message.start + _PREFIX_BYTES : message.body], view[message.body : message.end])
+            yield wire.data_parts(view[message.start + _PREFIX_BYTES : message.body], view[message.body : message.end])

@@ -16,21 +16,20 @@ Format: https://arrow.apache.org/docs/format/Flight.html#protocol-buffer-definit
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
-from otlp_arrow.model import Rejected
+from otlp_arrow.receivers.protobuf_fields import BYTES, fields, last_bytes
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _PATH = 1
+_NO_BYTES = memoryview(b"")
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
+class Data(NamedTuple):
     """One ``FlightData``. ``header`` is the flatbuffer of an Arrow IPC message, ``body`` its buffers."""
 
     header: bytes = b""
-    body: memoryview = field(default_factory=lambda: memoryview(b""))
+    body: memoryview = _NO_BYTES
     descriptor: bytes | None = None
 
 
@@ -47,8 +46,8 @@ class Descriptor:
 
 def read_data(message: bytes) -> Data:
     """Raises ``Rejected``."""
-    header, body, descriptor = b"", memoryview(b""), None
-    for number, value in _fields(message):
+    header, body, descriptor = b"", _NO_BYTES, None
+    for number, value in fields(message):
         if isinstance(value, int):
             continue
         if number == 1:
@@ -63,7 +62,7 @@ def read_data(message: bytes) -> Data:
 def read_descriptor(message: bytes) -> Descriptor:
     """Raises ``Rejected``."""
     kind, command, path = 0, b"", []
-    for number, value in _fields(message):
+    for number, value in fields(message):
         if number == 1 and isinstance(value, int):
             kind = value
         elif number == 2 and not isinstance(value, int):
@@ -75,54 +74,12 @@ def read_descriptor(message: bytes) -> Descriptor:
 
 def read_ticket(message: bytes) -> bytes:
     """Raises ``Rejected``."""
-    return _last(message, 1)
+    return last_bytes(message, 1)
 
 
 def read_action(message: bytes) -> tuple[str, bytes]:
     """The type of an action and its body. Raises ``Rejected``."""
-    return _last(message, 1).decode(errors="replace"), _last(message, 2)
-
-
-def _last(message: bytes, wanted: int) -> bytes:
-    found = b""
-    for number, value in _fields(message):
-        if number == wanted and not isinstance(value, int):
-            found = bytes(value)
-    return found
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, memoryview | int]]:
-    view = memoryview(message)
-    at = 0
-    while at < len(view):
-        tag, at = _read_varint(view, at)
-        number, kind = tag >> 3, tag & 7
-        if kind == _VARINT:
-            value, at = _read_varint(view, at)
-            yield number, value
-            continue
-        if kind == _BYTES:
-            length, at = _read_varint(view, at)
-        elif kind in (_FIXED64, _FIXED32):
-            length = 8 if kind == _FIXED64 else 4
-        else:
-            raise Rejected(f"a Flight message is damaged: wire type {kind}")
-        if at + length > len(view):
-            raise Rejected("a Flight message ends early")
-        yield number, view[at : at + length]
-        at += length
-
-
-def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while shift < 64 and at < len(view):
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-    raise Rejected("a Flight message is damaged: a number without end")
+    return last_bytes(message, 1).decode(errors="replace"), last_bytes(message, 2)
 
 
 # -- writing -------------------------------------------------------------------------------------
@@ -130,8 +87,15 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
 
 def data(header: bytes | memoryview, body: bytes | memoryview, app_metadata: bytes = b"") -> bytes:
     """``FlightData`` of one Arrow IPC message."""
+    return b"".join(data_parts(header, body, app_metadata))
+
+
+def data_parts(
+    header: bytes | memoryview, body: bytes | memoryview, app_metadata: bytes = b""
+) -> tuple[bytes, bytes | memoryview]:
+    """The same as what stands before the body, and the body, which is not copied."""
     metadata = _field(3, app_metadata) if app_metadata else b""
-    return b"".join((_prefix(2, len(header)), header, metadata, _prefix(1000, len(body)), body))
+    return b"".join((_prefix(2, len(header)), header, metadata, _prefix(1000, len(body)))), body
 
 
 def put_result(app_metadata: bytes) -> bytes:
@@ -176,7 +140,7 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _prefix(number: int, length: int) -> bytes:
-    return _varint(number << 3 | _BYTES) + _varint(length)
+    return _varint(number << 3 | BYTES) + _varint(length)
 
 
 def _number(number: int, value: int) -> bytes:

@@ -1,7 +1,7 @@
 """Senders at the wrong door: what their first bytes are, and what they are told.
 
-gRPC's own library, where it serves (``otlp_grpc_aio``, Flight), shows first bytes to nobody and closes the connection:
-an HTTP client there reads a bad status line, a TLS client a wrong version number.
+gRPC's own library, where it serves (``otlp_grpc_aio``, ``flight_aio``), shows first bytes to nobody and closes the
+connection: an HTTP client there reads a bad status line, a TLS client a wrong version number.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ HTTP1 = Mistake(
     "http",
     "This port speaks OTLP/gRPC, and another client came: send OTLP/HTTP to its own port (4318 by default), "
     "or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc.",
+)
+NOT_FLIGHT = Mistake(
+    "http",
+    "This port speaks Arrow Flight, which is gRPC, and another client came: send OTLP/HTTP to its own port (4318 by "
+    "default), and read with a client of Arrow Flight.",
 )
 TLS = Mistake(
     "tls",

@@ -40,7 +40,8 @@ http2 = pytest.importorskip("otlp_arrow.receivers._http2", reason="the compiled 
 class Server:
     """A connection that answers every call at once, and writes down what it heard."""
 
-    def __init__(self, *, answers: bool = True, **limits: int) -> None:
+    def __init__(self, *, answers: bool = True, many: bool = False, **limits: int) -> None:
+        self.many = many  # every call has any number of messages
         self.heard: list[tuple[Any, ...]] = []
         self.streams: list[Any] = []
         self.answers = answers
@@ -59,6 +60,8 @@ class Server:
     def begin(self, stream: Any) -> None:
         self.streams.append(stream)
         self.heard.append(("begin", stream.stream_id, stream.headers[":path"]))
+        if self.many:
+            self.connection.take_many(stream)
 
     def complete(self, stream: Any) -> None:
         self.heard.append(("complete", stream.stream_id, stream.message))
@@ -71,6 +74,37 @@ class Server:
 
     def reset(self, stream: Any) -> None:
         self.heard.append(("reset", stream.stream_id))
+
+    def expect(self, stream: Any, nbytes: int) -> None:
+        self.heard.append(("expect", stream.stream_id, nbytes))
+
+    def message(self, stream: Any, body: bytes, compressed: bool) -> None:
+        self.heard.append(("message", stream.stream_id, body))
+
+    def finished(self, stream: Any) -> None:
+        self.heard.append(("finished", stream.stream_id))
+        if self.answers:
+            self.connection.ok(stream)
+
+    def drained(self, stream: Any) -> None:
+        self.heard.append(("drained", stream.stream_id))
+
+    def read(self, data: bytes, step: int = 1 << 18) -> list[tuple[Any, ...]]:
+        """As ``feed``, by a transport that reads into what it is offered."""
+        before, at = len(self.heard), 0
+        while at < len(data) and not self.connection.closed:
+            offered = self.connection.offer()
+            if offered is None:
+                piece = bytearray(data[at : at + step])
+                self.connection.receive(piece, len(piece))
+                at += len(piece)
+            else:
+                n = min(len(offered), step, len(data) - at)
+                offered[:n] = data[at : at + n]
+                self.connection.accept_offered(n)
+                at += n
+        self.output += self.connection.take()
+        return self.heard[before:]
 
     def feed(self, data: bytes, step: int = 1 << 18) -> list[tuple[Any, ...]]:
         """Take bytes in; what was heard of since the last time."""
@@ -238,6 +272,14 @@ def test_calls_are_heard_alike_however_the_bytes_are_cut(
     assert (server.connection.open_streams, server.connection.incomplete_bytes) == (0, 0)
 
 
+def test_a_call_whose_message_came_waits_for_no_bytes() -> None:
+    server = greeted(answers=False)
+    server.feed(call(1, b"x")[:-1])
+    assert server.streams[0].received_bytes == 5
+    server.feed(b"x")
+    assert server.streams[0].received_bytes == 0
+
+
 def test_an_answer_is_headers_an_empty_message_and_trailers() -> None:
     server = greeted()
     server.feed(call(1, b"spans"))
@@ -317,6 +359,154 @@ def test_long_messages_come_whole_and_windows_are_renewed() -> None:
         room += sum(int.from_bytes(f[3], "big") for f in server.frames() if (f[0], f[2]) == (WINDOW, 1))
         assert room > 0
     assert server.heard[-1] == ("complete", 1, body)
+
+
+# -- calls of many messages ----------------------------------------------------------------------------
+def conversation(*bodies: bytes, frame_bytes: int = 1 << 18) -> bytes:
+    """A call of these messages, cut into frames without regard to them."""
+    whole = b"".join(map(message, bodies))
+    data = frame(HEADERS, END_HEADERS, 1, block())
+    for at in range(0, len(whole), frame_bytes):
+        data += frame(DATA, END_STREAM if at + frame_bytes >= len(whole) else 0, 1, whole[at : at + frame_bytes])
+    return data
+
+
+@pytest.mark.parametrize("frame_bytes", [3, 1000, 50_000, 1 << 18])
+@pytest.mark.parametrize("step", [1, 700, 1 << 18])
+def test_messages_of_a_stream_are_handed_over_one_by_one_however_they_are_cut(frame_bytes: int, step: int) -> None:
+    chance = random.Random(5)
+    bodies = [chance.randbytes(n) for n in (0, 1, 5, 40_000, 0, 90_000, 20_000)]
+    if frame_bytes == 3:
+        bodies = [body[:50] for body in bodies]
+    for way in (Server.feed, Server.read):
+        server = greeted(many=True, max_nuisance=1 << 20)
+        heard = way(server, conversation(*bodies, frame_bytes=frame_bytes), step)
+        assert [event[2] for event in heard if event[0] == "message"] == bodies
+        assert heard[-1] == ("finished", 1)
+        assert server.connection.incomplete_bytes == 0
+        assert server.connection.open_streams == 0
+
+
+def test_what_is_much_of_a_message_is_read_where_it_is_kept() -> None:
+    server = greeted(many=True, max_message_bytes=4 << 20)
+    body = random.Random(2).randbytes(3 << 20)
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    whole = message(body)
+    for at in range(0, len(whole), 1 << 18):
+        piece = frame(DATA, 0, 1, whole[at : at + (1 << 18)])
+        server.read(piece[:100])
+        offered = server.connection.offer()
+        assert len(piece) < 200 or (offered is not None and len(offered) == len(piece) - 100)
+        server.read(piece[100:])
+    assert server.heard[-1] == ("message", 1, body)
+    assert ("expect", 1, len(body)) in server.heard
+
+
+def windows(server: Server) -> dict[int, int]:
+    """What was given back since the last time, by stream; 0 is the connection."""
+    given: dict[int, int] = {}
+    for kind, _, stream, payload in server.frames():
+        if kind == WINDOW:
+            given[stream] = given.get(stream, 0) + int.from_bytes(payload, "big")
+    return given
+
+
+def test_messages_count_against_the_windows_until_they_are_consumed() -> None:
+    server = greeted(many=True, stream_window_bytes=100_000, connection_window_bytes=150_000)
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    for _ in range(9):
+        server.feed(frame(DATA, 0, 1, message(bytes(10_000))))
+    assert windows(server) == {}
+    stream = server.streams[0]
+    server.connection.consumed(stream, 10_000)
+    server.feed(b"")
+    assert windows(server) == {}  # a few at a time are not worth a frame
+    server.connection.consumed(stream, 60_000)
+    server.feed(b"")
+    assert windows(server).keys() == {1}
+    server.connection.consumed(stream, 1 << 40)  # more than there is
+    server.feed(b"")
+    assert windows(server).keys() == {0}
+    server.feed(frame(DATA, 0, 1, message(bytes(79_990))))
+    assert not server.connection.closed, server.connection.error
+    server.feed(frame(DATA, 0, 1, message(bytes(20_000))))
+    assert server.connection.error == "more data than the stream's window"
+
+
+def test_a_call_that_ends_gives_back_what_it_held() -> None:
+    server = greeted(many=True, stream_window_bytes=100_000, connection_window_bytes=150_000)
+    for stream_id in range(1, 41, 2):
+        server.feed(frame(HEADERS, END_HEADERS, stream_id, block()) + frame(DATA, 0, stream_id, message(bytes(90_000))))
+        end = [lambda s: server.connection.ignore(s), lambda s: server.connection.cut(s, http2.GRPC_OK)]
+        if stream_id % 3:
+            end[stream_id % 2](server.streams[-1])
+        server.feed(frame(RST, 0, stream_id, bytes(4)))
+    assert not server.connection.closed, server.connection.error
+
+
+def test_a_message_larger_than_the_window_comes_whole() -> None:
+    server = greeted(many=True, max_message_bytes=1 << 20, stream_window_bytes=100_000, connection_window_bytes=1 << 20)
+    whole, room = message(bytes(900_000)), 100_000
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    for at in range(0, len(whole), 10_000):
+        server.feed(frame(DATA, 0, 1, whole[at : at + 10_000]))
+        room += windows(server).get(1, 0) - 10_000
+        assert room > 0
+    assert server.heard[-1] == ("message", 1, bytes(900_000))
+
+
+def test_a_stream_that_ends_within_a_message_is_broken() -> None:
+    for rest in (b"\0\0", message(b"abcdef")[:-1]):
+        server = greeted(many=True)
+        server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+        heard = server.feed(frame(DATA, END_STREAM, 1, message(b"whole") + rest))
+        assert heard[0] == ("message", 1, b"whole")
+        assert heard[1] == ("broken", 1, "the call ended within its message", False)
+        assert server.connection.incomplete_bytes == 0
+
+
+def test_large_answers_go_out_uncopied_and_the_owner_hears_when_the_client_took_them() -> None:
+    server = greeted(answers=False)
+    server.feed(call(1, b"x"))
+    stream = server.streams[0]
+    body = random.Random(3).randbytes(200_000)
+    server.connection.send(stream, b"head", memoryview(body))
+    pieces = server.connection.take_pieces()
+    assert any(isinstance(piece, memoryview) and piece.obj is body for piece in pieces)
+    server.output = b"".join(pieces)
+    assert stream.waiting_bytes == 5 + 4 + len(body) - 65535
+    stream.tell_drained = True
+    update = struct.pack(">I", 100_000)
+    assert server.feed(frame(WINDOW, 0, 0, update) + frame(WINDOW, 0, 1, update)) == []
+    assert server.feed(frame(WINDOW, 0, 0, update) + frame(WINDOW, 0, 1, update)) == [("drained", 1)]
+    sent = b"".join(f[3] for f in server.frames() if f[0] == DATA)
+    assert sent == message(b"head" + body)
+
+
+def test_an_answer_that_is_cut_lets_go_of_what_the_client_did_not_take() -> None:
+    server = greeted(answers=False, many=True)
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    stream = server.streams[0]
+    server.connection.send(stream, bytes(500_000))
+    server.feed(b"")
+    server.frames()
+    server.connection.cut(stream, http2.GRPC_OK)
+    server.feed(b"")
+    assert [(f[0], f[1]) for f in server.frames()] == [(HEADERS, END_HEADERS | END_STREAM), (RST, 0)]
+    assert stream.waiting_bytes == 0
+    server.connection.send(stream, b"more")
+    server.feed(frame(WINDOW, 0, 0, struct.pack(">I", 500_000)) + frame(DATA, 0, 1, message(bytes(100))))
+    assert server.frames() == []
+
+
+def test_what_is_sent_to_a_call_whose_answer_is_held_back_is_not_kept() -> None:
+    server = Server(answers=False)
+    server.feed(http2.PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", 4, 0)))
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    server.connection.respond(server.streams[0], http2.GRPC_HEADERS, b"an answer", http2.GRPC_OK)
+    server.feed(frame(DATA, 0, 1, message(bytes(90_000))[:50_000]))
+    assert server.connection.incomplete_bytes == 0
+    assert server.connection.open_streams == 1
 
 
 # -- windows of the peer -------------------------------------------------------------------------------
@@ -458,13 +648,14 @@ def test_stopping_takes_what_is_on_its_way_and_then_nothing() -> None:
     assert len(server.heard) == 2
 
 
+@pytest.mark.parametrize("many", [False, True])
 @pytest.mark.parametrize("examples", [3000, pytest.param(100_000, marks=pytest.mark.soak)])
-def test_mutated_conversations_are_answered_or_ended_and_never_more(examples: int) -> None:
+def test_mutated_conversations_are_answered_or_ended_and_never_more(examples: int, many: bool) -> None:
     chance = random.Random(7)
     encoder = hpack.Encoder()
     talk = GREETING + b"".join(
         frame(HEADERS, END_HEADERS, stream, block([*CALL, ("n", str(stream))], encoder))
-        + frame(DATA, END_STREAM, stream, message(bytes(stream)))
+        + frame(DATA, END_STREAM, stream, message(bytes(stream)) + message(bytes(20_000)) * many)
         + frame(WINDOW, 0, 0, struct.pack(">I", 10))
         for stream in range(1, 20, 2)
     )
@@ -482,8 +673,9 @@ def test_mutated_conversations_are_answered_or_ended_and_never_more(examples: in
                 case 3:
                     other = chance.randrange(len(data))
                     data[at:at] = data[other : other + 40]
-        server = Server()
-        server.feed(bytes(data), chance.choice([1 << 18, 50, 3]))
+        server = Server(many=many)
+        way = chance.choice([server.feed, server.read])
+        way(bytes(data), chance.choice([1 << 18, 20_000] if many else [1 << 18, 50, 3]))
         server.frames()
         completed = [event[1] for event in server.heard if event[0] == "complete"]
         assert len(completed) == len(set(completed))
