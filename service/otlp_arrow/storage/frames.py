@@ -28,6 +28,7 @@ assert _CHECKED.size == 32
 
 _PADDING = [bytes(n) for n in range(8)]
 _HEADER_PADDING = bytes(FRAMES_BEGIN - FILE_HEADER.size)
+_SMALL_BYTES = 2048  # copying so much costs less than two more buffers on the way to the disk
 _BY_CODE = {s.code: s for s in Signal}
 _ENCODINGS = {e.value for e in Encoding}
 
@@ -85,28 +86,28 @@ def frame_buffers(
     payload: Payload,
     padding: int | None = None,
 ) -> Sequence[Buffer]:
-    """Header, payload (the same objects, not copies) and padding of one frame; by default up to a multiple of 8."""
+    """Header, payload (the same objects, not copies, unless it is small) and padding of one frame; by default up to
+    a multiple of 8."""
     length = len(payload)
     if padding is None:
         padding = -length & 7
     checked = _CHECKED.pack(length, rows, sequence, received_ns, signal_code, encoding_code, padding)
+    zeros = _PADDING[padding] if padding < 8 else bytes(padding)
     checksum = crc32(checked, 0)
-    if isinstance(payload, bytes):
-        head = FRAME_MAGIC + crc32(payload, checksum).to_bytes(4, "little") + checked
-        return (head, payload, _PADDING[padding] if padding < 8 else bytes(padding)) if padding else (head, payload)
-    for part in payload.parts:
+    if type(payload) is bytes:
+        checksum_bytes = crc32(payload, checksum).to_bytes(4, "little")
+        if length <= _SMALL_BYTES:
+            return (b"".join((FRAME_MAGIC, checksum_bytes, checked, payload, zeros)),)
+        return FRAME_MAGIC + checksum_bytes + checked, payload, zeros
+    parts = (payload,) if isinstance(payload, bytes) else payload.parts
+    for part in parts:
         checksum = crc32(part, checksum)
-    return (FRAME_MAGIC + checksum.to_bytes(4, "little") + checked, *payload.parts, bytes(padding))
+    return (FRAME_MAGIC + checksum.to_bytes(4, "little") + checked, *parts, zeros)
 
 
 def frame_size(length: int, padding: int) -> int:
     """Bytes that a payload of ``length`` takes in the file."""
     return FRAME_HEADER.size + length + padding
-
-
-def padding_before(offset: int, block_bytes: int) -> int:
-    """Zeros from the end of a payload to where the next frame may begin."""
-    return -offset % max(8, block_bytes)
 
 
 def scan(data: bytes, after: int | None = None) -> Iterator[tuple[int, Frame | Damage]]:

@@ -23,7 +23,6 @@ from otlp_arrow.storage.frames import (
     Frame,
     file_header,
     frame_buffers,
-    padding_before,
     read_file_header,
     scan,
 )
@@ -251,13 +250,17 @@ class Wal:
         buffers: list[Buffer] = []
         first = sequence = self._next
         last = first + len(entries) - 1
-        padding = None
+        end, block_bytes = current.size, 8
         for entry in entries:
             if sequence == last:
-                end = current.size + sum(map(len, buffers)) + FRAME_HEADER.size + len(entry.payload)
-                padding = padding_before(end, current.block_bytes)
+                block_bytes = max(8, current.block_bytes)
+            end += FRAME_HEADER.size + len(entry.payload)
+            padding = -end % block_bytes
+            end += padding
+            # ``value`` of an enum takes as long as a checksum.
+            encoding = entry.encoding._value_
             buffers += frame_buffers(
-                sequence, entry.signal.code, entry.encoding.value, entry.rows, entry.received_ns, entry.payload, padding
+                sequence, entry.signal.code, encoding, entry.rows, entry.received_ns, entry.payload, padding
             )
             sequence += 1
         try:
