@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the kernel and the gRPC door with AddressSanitizer and UndefinedBehaviorSanitizer in a directory of its own and runs
+# Builds the kernel and the HTTP/2 of the doors with AddressSanitizer and UndefinedBehaviorSanitizer in a directory of its own and runs
 # their tests with it; any finding ends the run with a report. Needs gcc and its sanitizer libraries.
 #
 #   tests/fuzz/asan.sh                     the unit tests of both, 2,000 mutated requests

@@ -92,6 +92,7 @@ class _FlightDoor(Door):
     labels = DOOR
     stranger = misdirected.NOT_FLIGHT
     frame_bytes = limits.FLIGHT_FRAME_BYTES
+    reads_in_place = True
 
     def __init__(self, service: FlightService, **options: Any) -> None:
         super().__init__(service.intake, **options)

@@ -1,8 +1,8 @@
 """A port served by our own HTTP/2 (``_http2``): its connections, strangers, silence and the end.
 
 What the calls of a door mean is its own: ``otlp_grpc`` (one message in, one out) and ``flight`` (streams) build on
-``Door`` and ``DoorConnection``. Answers of one turn of the loop leave in one write. A message of which much is still
-to come is read from the socket into the memory that it will be kept in.
+``Door`` and ``DoorConnection``. Answers of one turn of the loop leave in one write. Where messages are large
+(``reads_in_place``), what is still to come of one is read from the socket into the memory that it will be kept in.
 
 Bounds, and who keeps them:
 
@@ -52,6 +52,8 @@ class Door:
     labels = ("", "")
     stranger = misdirected.HTTP1
     frame_bytes = limits.HTTP2_FRAME_BYTES
+    reads_in_place = False
+    """Whether what is still to come of a message is read into its own memory: of use for messages of many reads."""
 
     def __init__(
         self, intake: Intake[Any], *, max_message_bytes: int, auth: Authenticator | None, meter: Meter, name: str
@@ -184,7 +186,7 @@ class DoorConnection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        offered = self._http2.offer()
+        offered = self._http2.offer() if self._door.reads_in_place else None
         if offered is None:
             self._offered = False
             return self._door.view
