@@ -35,7 +35,7 @@ from otlp_arrow.codec.reference import decode_with_outcome
 from otlp_arrow.model import Batch, Busy, Receipt, Rejected, Signal
 from otlp_arrow.model.meter import REQUESTS, Metric, NullMeter
 from otlp_arrow.receivers import AioOtlpGrpcServer, OtlpGrpcServer, OtlpHttpServer
-from otlp_arrow.receivers.grpc_common import SERVICES
+from otlp_arrow.receivers.services import SERVICES
 
 REQUEST: dict[Signal, type[Message]] = {
     Signal.TRACES: ExportTraceServiceRequest,

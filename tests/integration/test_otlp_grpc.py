@@ -18,7 +18,7 @@ from certificates import Certificates
 from doors import SERVERS, CountingMeter, GrpcSender, MemoryIntake, OpenDoor, open_door, span_request, until
 from otlp_arrow.model import OtlpServerError, Signal
 from otlp_arrow.receivers import Authenticator, ServerTls
-from otlp_arrow.receivers.grpc_common import SERVICES
+from otlp_arrow.receivers.services import SERVICES
 
 SPAN = span_request("one")
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -33,7 +33,7 @@ from http2_frames import (
     message,
 )
 from otlp_arrow.model import Signal, limits
-from otlp_arrow.receivers.grpc_common import SERVICES
+from otlp_arrow.receivers.services import SERVICES
 
 pytest.importorskip("otlp_arrow.receivers._http2", reason="the compiled door was not built")
 otlp_grpc = pytest.importorskip("otlp_arrow.receivers.otlp_grpc")

@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -29,16 +30,18 @@ from otlp_arrow.codec import kernel_available
 from otlp_arrow.model import OtlpConfigError, OtlpError, OtlpIOError, Signal, meter
 from otlp_arrow.model.limits import WAL_FILE_BYTES
 from otlp_arrow.pipeline import Ack, Pipeline, PipelineSettings
-from otlp_arrow.receivers import AioOtlpGrpcServer, OtlpGrpcServer
+from otlp_arrow.receivers import OtlpGrpcServer
 from otlp_arrow.receivers.auth import Authenticator
-from otlp_arrow.receivers.flight import DOOR as FLIGHT_DOOR
-from otlp_arrow.receivers.flight import FlightServer
 from otlp_arrow.receivers.otlp_http import OtlpHttpServer
 from otlp_arrow.receivers.tls import ServerTls
 from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.forwarding import Forwarding
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.store import StorageSettings
+
+if TYPE_CHECKING:
+    from otlp_arrow.receivers import AioOtlpGrpcServer
+    from otlp_arrow.receivers.flight import FlightServer
 
 log = structlog.get_logger(__name__)
 
@@ -129,8 +132,11 @@ async def open_collector(
         await parts.enter_async_context(forwarding)
         doors = settings.protocols
         if doors.protobuf_enabled:
-            grpc_door: type[OtlpGrpcServer] | type[AioOtlpGrpcServer]
-            grpc_door = OtlpGrpcServer if doors.protobuf_engine == "compiled" else AioOtlpGrpcServer
+            grpc_door: type[OtlpGrpcServer] | type[AioOtlpGrpcServer] = OtlpGrpcServer
+            if doors.protobuf_engine != "compiled":
+                from otlp_arrow.receivers import AioOtlpGrpcServer
+
+                grpc_door = AioOtlpGrpcServer
             collector.grpc = grpc_door(
                 pipeline.intake,
                 host=settings.host,
@@ -156,6 +162,9 @@ async def open_collector(
             _begin_at_zero(counter, "otlp", "http")
             await parts.enter_async_context(collector.http)
         if doors.arrow_flight_enabled:
+            from otlp_arrow.receivers.flight import DOOR as FLIGHT_DOOR
+            from otlp_arrow.receivers.flight import FlightServer
+
             collector.flight = FlightServer(
                 pipeline.intake,
                 pipeline,

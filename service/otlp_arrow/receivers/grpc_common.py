@@ -1,4 +1,4 @@
-"""What the doors that speak gRPC have in common: options, ports, credentials, refusals."""
+"""What the doors that stand on gRPC's own library have in common: options, ports, credentials, refusals."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from otlp_arrow.model import Signal, Unauthenticated, limits
+from otlp_arrow.model import Unauthenticated, limits
 from otlp_arrow.model.meter import REQUESTS, Meter
 from otlp_arrow.receivers import replies
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.listen import Place, free_addresses
 from otlp_arrow.receivers.tls import ServerTls
-
-SERVICES = {
-    Signal.TRACES: "opentelemetry.proto.collector.trace.v1.TraceService",
-    Signal.METRICS: "opentelemetry.proto.collector.metrics.v1.MetricsService",
-    Signal.LOGS: "opentelemetry.proto.collector.logs.v1.LogsService",
-}
-"""The OTLP services, each of which has the one method ``Export``."""
 
 
 def channel_options(*, max_receive_bytes: int, max_send_bytes: int) -> list[tuple[str, int]]:
@@ -88,6 +81,6 @@ def _refusing(refused: replies.Refusal) -> grpc.RpcMethodHandler:
 def set_status(call: grpc.aio.ServicerContext, refused: replies.Refusal) -> None:
     """End the call with a refusal once its handler returns."""
     message, trailers = replies.trailers(refused)
-    call.set_code(refused.grpc_code)
+    call.set_code(grpc.StatusCode[refused.grpc_code.name])
     call.set_details(message)
     call.set_trailing_metadata(trailers)

@@ -29,30 +29,25 @@ from types import TracebackType
 from typing import Any, cast
 from urllib.parse import quote
 
-import grpc
 import structlog
-from google.protobuf.message import DecodeError
-from grpc_health.v1 import health_pb2
 
 from otlp_arrow.model import Batch, Busy, Receipt, Rejected, Signal, TooLarge, Unauthenticated, limits
 from otlp_arrow.model.meter import REQUESTS, Meter
 from otlp_arrow.receivers import misdirected, replies, unpack
 from otlp_arrow.receivers._http2 import GRPC_HEADERS, GRPC_OK, PREFACE, Connection, Stream, header_block
 from otlp_arrow.receivers.auth import Authenticator
-from otlp_arrow.receivers.grpc_common import SERVICES
 from otlp_arrow.receivers.in_flight import InFlight
 from otlp_arrow.receivers.inflating import Reservation, inflate
 from otlp_arrow.receivers.intake import Intake
 from otlp_arrow.receivers.listen import Place, bind
+from otlp_arrow.receivers.services import SERVICES, Code
 from otlp_arrow.receivers.tls import ServerTls
 
 log = structlog.get_logger(__name__)
 
 _DOOR = ("otlp", "grpc")
 _HEALTH = "grpc.health.v1.Health"
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+_SERVING, _NOT_SERVING, _SERVICE_UNKNOWN = 1, 2, 3  # HealthCheckResponse.ServingStatus
 
 _RECEIVE_BYTES = 256 * limits.KIB  # one read; all connections share the buffer, as each read is used up at once
 _TICK_S = limits.GRPC_KEEPALIVE_S / 4
@@ -179,6 +174,9 @@ class _Exports:
 
     def health_of(self, request: bytes) -> int | None:
         """The status of the service that a request names, None if there is none. Raises ``Rejected``."""
+        from google.protobuf.message import DecodeError
+        from grpc_health.v1 import health_pb2
+
         try:
             service = health_pb2.HealthCheckRequest.FromString(request).service
         except DecodeError as error:
@@ -205,9 +203,7 @@ class _Exports:
         self.stopping = True
         self.set_serving(_NOT_SERVING)
         for stream, connection in list(self._watchers.items()):
-            connection.refuse(
-                stream, replies.Refusal("ok", grpc.StatusCode.UNAVAILABLE, 503, "the collector is stopping")
-            )
+            connection.refuse(stream, replies.Refusal("ok", Code.UNAVAILABLE, 503, "the collector is stopping"))
         self._watchers.clear()
         for connection in list(self.connections):
             connection.stop()
@@ -332,7 +328,7 @@ class _Connection(asyncio.BufferedProtocol):
                 ticks = ticks + 1 if nbytes == stream.received_bytes else 0
                 if ticks >= _STALLED_TICKS:
                     reason = f"the message did not go on for {limits.BODY_READ_TIMEOUT_S} seconds"
-                    self.refuse(stream, replies.Refusal("rejected", grpc.StatusCode.DEADLINE_EXCEEDED, 408, reason))
+                    self.refuse(stream, replies.Refusal("rejected", Code.DEADLINE_EXCEEDED, 408, reason))
                 else:
                     stalled[stream.stream_id] = (stream.received_bytes, ticks)
         self._stalled = stalled
@@ -391,7 +387,7 @@ class _Connection(asyncio.BufferedProtocol):
         if method is None:
             shown = ascii(headers[":path"][:200].decode("latin-1"))
             reason = f"there is no method {shown}; this port takes {', '.join(SERVICES.values())}"
-            self.refuse(stream, replies.Refusal("rejected", grpc.StatusCode.UNIMPLEMENTED, 404, reason))
+            self.refuse(stream, replies.Refusal("rejected", Code.UNIMPLEMENTED, 404, reason))
             return
         stream.context = method
         if isinstance(method, Signal):
@@ -464,7 +460,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._exports.full = True
         refused = replies.refusal(error)
         if isinstance(error, unpack.Unsupported):  # the gRPC protocol's word for an unknown compression
-            refused = replies.Refusal("rejected", grpc.StatusCode.UNIMPLEMENTED, 415, str(error))
+            refused = replies.Refusal("rejected", Code.UNIMPLEMENTED, 415, str(error))
         if refused.outcome == "failed":
             log.error("a request failed for a reason of our own", exc_info=error)
         self._exports.meter.add(REQUESTS, 1, *_DOOR, refused.outcome)
@@ -481,7 +477,7 @@ class _Connection(asyncio.BufferedProtocol):
             self._exports.watch(stream, self)
             self.tell(stream, _health_answer(_SERVICE_UNKNOWN if status is None else status))
         elif status is None:
-            self.refuse(stream, replies.Refusal("rejected", grpc.StatusCode.NOT_FOUND, 404, "no such service"))
+            self.refuse(stream, replies.Refusal("rejected", Code.NOT_FOUND, 404, "no such service"))
         else:
             self._http2.respond(stream, GRPC_HEADERS, _health_answer(status), GRPC_OK)
             self._flush_soon()
@@ -496,6 +492,8 @@ def _message(body: bytes) -> bytes:
 
 
 def _health_answer(status: int) -> bytes:
+    from grpc_health.v1 import health_pb2
+
     return _message(health_pb2.HealthCheckResponse(status=status).SerializeToString())
 
 
@@ -509,7 +507,7 @@ def _refusal_block(refused: replies.Refusal) -> bytes:
         (b"grpc-status", str(refused.rpc_code).encode()),
         (b"grpc-message", quote(message, safe=_PLAIN).encode()),
     ]
-    if refused.rpc_code == grpc.StatusCode.UNIMPLEMENTED.value[0]:
+    if refused.grpc_code is Code.UNIMPLEMENTED:
         fields.append((b"grpc-accept-encoding", b"identity, gzip, deflate, zstd"))
     fields += [(name.encode(), base64.b64encode(value).rstrip(b"=")) for name, value in metadata]
     return header_block(fields)

@@ -33,10 +33,11 @@ from otlp_arrow.model import Batch, Busy, Rejected, Signal, limits
 from otlp_arrow.model.meter import REQUESTS, Meter
 from otlp_arrow.receivers import replies
 from otlp_arrow.receivers.auth import Authenticator
-from otlp_arrow.receivers.grpc_common import SERVICES, Guarded, channel_options, listen, set_status
+from otlp_arrow.receivers.grpc_common import Guarded, channel_options, listen, set_status
 from otlp_arrow.receivers.in_flight import InFlight
 from otlp_arrow.receivers.intake import Intake
 from otlp_arrow.receivers.listen import Place
+from otlp_arrow.receivers.services import SERVICES
 from otlp_arrow.receivers.tls import ServerTls
 
 log = structlog.get_logger(__name__)

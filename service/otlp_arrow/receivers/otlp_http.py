@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
-import grpc
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -33,6 +32,7 @@ from otlp_arrow.receivers.inflating import Reservation, inflate
 from otlp_arrow.receivers.intake import Intake
 from otlp_arrow.receivers.listen import Place, bind
 from otlp_arrow.receivers.replies import Refusal
+from otlp_arrow.receivers.services import Code
 from otlp_arrow.receivers.tls import ServerTls
 from otlp_arrow.receivers.unpack import Media
 
@@ -221,10 +221,10 @@ class OtlpHttpServer:
     def _refuse(self, request: web.BaseRequest, error: Exception) -> web.Response:
         headers = {}
         if isinstance(error, unpack.Unsupported):
-            refused = Refusal("rejected", grpc.StatusCode.INVALID_ARGUMENT, 415, str(error))
+            refused = Refusal("rejected", Code.INVALID_ARGUMENT, 415, str(error))
             headers["Accept-Encoding"] = unpack.ACCEPTED_CODINGS
         elif isinstance(error, _Slow):
-            refused = Refusal("rejected", grpc.StatusCode.DEADLINE_EXCEEDED, 408, str(error))
+            refused = Refusal("rejected", Code.DEADLINE_EXCEEDED, 408, str(error))
         else:
             refused = replies.refusal(error)
         if refused.outcome == "failed":
@@ -237,14 +237,12 @@ class OtlpHttpServer:
     def _elsewhere(self, signal: Signal | None, request: web.BaseRequest) -> web.Response:
         """Requests that are no export: preflights, wrong methods, wrong paths."""
         if signal is None:
-            return self._refusal_response(
-                request, Refusal("", grpc.StatusCode.NOT_FOUND, 404, _not_found(request.path))
-            )
+            return self._refusal_response(request, Refusal("", Code.NOT_FOUND, 404, _not_found(request.path)))
         if request.method == "OPTIONS":
             headers = {"Allow": _METHODS, "Vary": "Origin", **_SERVER, **self._cors.preflight(request.headers)}
             return web.Response(status=204, headers=headers)
         message = f"{request.path} takes POST with telemetry of an exporter; there is nothing to {request.method} here"
-        refused = Refusal("", grpc.StatusCode.UNIMPLEMENTED, 405, message)
+        refused = Refusal("", Code.UNIMPLEMENTED, 405, message)
         return self._refusal_response(request, refused, {"Allow": _METHODS})
 
     def _refusal_response(
@@ -349,7 +347,7 @@ class _Connection(RequestHandler):
         """For what never reached the handler (400: no valid HTTP) and for mistakes of ours (500)."""
         if status >= 500:
             log.error("a request failed for a reason of our own", exc_info=exc)
-            refused = Refusal("failed", grpc.StatusCode.INTERNAL, 500, replies.UNEXPECTED)
+            refused = Refusal("failed", Code.INTERNAL, 500, replies.UNEXPECTED)
         else:
             first_line = (message or str(exc)).partition("\n")[0]
             refused = replies.refusal(Rejected(f"this is not valid HTTP: {first_line}"))

@@ -20,25 +20,28 @@ import functools
 import json
 import math
 from dataclasses import dataclass
-
-import grpc
-from google.protobuf.any_pb2 import Any
-from google.protobuf.duration_pb2 import Duration
-from google.rpc import code_pb2
-from google.rpc.error_details_pb2 import BadRequest, RetryInfo
-from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsPartialSuccess, ExportLogsServiceResponse
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsPartialSuccess,
-    ExportMetricsServiceResponse,
-)
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTracePartialSuccess,
-    ExportTraceServiceResponse,
-)
+from typing import TYPE_CHECKING
 
 from otlp_arrow.model import Busy, Receipt, Rejected, Signal, TooLarge, Unauthenticated, limits
+from otlp_arrow.receivers.services import Code
 from otlp_arrow.receivers.unpack import Media
+
+if TYPE_CHECKING:
+    from google.protobuf import any_pb2, duration_pb2
+    from google.rpc import error_details_pb2, status_pb2
+    from opentelemetry.proto.collector.logs.v1 import logs_service_pb2
+    from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+else:  # 5 MB that a collector needs once it has to refuse something
+    from otlp_arrow.model.lazy import LazyModule
+
+    any_pb2 = LazyModule("google.protobuf.any_pb2")
+    duration_pb2 = LazyModule("google.protobuf.duration_pb2")
+    error_details_pb2 = LazyModule("google.rpc.error_details_pb2")
+    status_pb2 = LazyModule("google.rpc.status_pb2")
+    logs_service_pb2 = LazyModule("opentelemetry.proto.collector.logs.v1.logs_service_pb2")
+    metrics_service_pb2 = LazyModule("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
+    trace_service_pb2 = LazyModule("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
 FULL_SUCCESS = {Media.PROTOBUF: b"", Media.JSON: b"{}"}
 """The body of an answer with nothing to report: ``partial_success`` is unset, not zero."""
@@ -51,7 +54,7 @@ class Refusal:
     """What a sender is told. ``outcome`` is the label of ``meter.REQUESTS``."""
 
     outcome: str
-    grpc_code: grpc.StatusCode
+    grpc_code: Code
     http_status: int
     message: str
     retry_after_s: float | None = None
@@ -59,7 +62,7 @@ class Refusal:
     @property
     def rpc_code(self) -> int:
         """The number of ``google.rpc.Code``."""
-        return int(self.grpc_code.value[0])
+        return int(self.grpc_code)
 
 
 class Answered(Exception):
@@ -70,11 +73,11 @@ class Answered(Exception):
         self.refused = refused
 
 
-_TABLE: tuple[tuple[type[Exception], str, grpc.StatusCode, int], ...] = (
-    (TooLarge, "rejected", grpc.StatusCode.RESOURCE_EXHAUSTED, 413),
-    (Rejected, "rejected", grpc.StatusCode.INVALID_ARGUMENT, 400),
-    (Busy, "busy", grpc.StatusCode.UNAVAILABLE, 503),
-    (Unauthenticated, "unauthenticated", grpc.StatusCode.UNAUTHENTICATED, 401),
+_TABLE: tuple[tuple[type[Exception], str, Code, int], ...] = (
+    (TooLarge, "rejected", Code.RESOURCE_EXHAUSTED, 413),
+    (Rejected, "rejected", Code.INVALID_ARGUMENT, 400),
+    (Busy, "busy", Code.UNAVAILABLE, 503),
+    (Unauthenticated, "unauthenticated", Code.UNAUTHENTICATED, 401),
 )
 
 
@@ -88,18 +91,18 @@ def refusal(error: Exception) -> Refusal:
             message = str(error)[: limits.MAX_ERROR_MESSAGE_CHARS].encode(errors="backslashreplace").decode()
             retry_after_s = error.retry_after_s if isinstance(error, Busy) else None
             return Refusal(outcome, code, http_status, message, retry_after_s)
-    return Refusal("failed", grpc.StatusCode.INTERNAL, 500, UNEXPECTED)
+    return Refusal("failed", Code.INTERNAL, 500, UNEXPECTED)
 
 
 # -- both doors ----------------------------------------------------------------------------------------
-def status(refused: Refusal) -> Status:
+def status(refused: Refusal) -> status_pb2.Status:
     """``google.rpc.Status`` with the details that the code calls for."""
-    answer = Status(code=refused.rpc_code, message=refused.message)
+    answer = status_pb2.Status(code=refused.rpc_code, message=refused.message)
     if refused.retry_after_s is not None:
         answer.details.append(_packed(retry_info(refused.retry_after_s)))
-    elif refused.rpc_code == code_pb2.INVALID_ARGUMENT:
-        violation = BadRequest.FieldViolation(field="body", description=refused.message)
-        answer.details.append(_packed(BadRequest(field_violations=[violation])))
+    elif refused.grpc_code is Code.INVALID_ARGUMENT:
+        violation = error_details_pb2.BadRequest.FieldViolation(field="body", description=refused.message)
+        answer.details.append(_packed(error_details_pb2.BadRequest(field_violations=[violation])))
     return answer
 
 
@@ -108,24 +111,30 @@ def partial_success(signal: Signal, receipt: Receipt) -> bytes:
     message = receipt.message[: limits.MAX_ERROR_MESSAGE_CHARS]
     match signal:
         case Signal.TRACES:
-            spans = ExportTracePartialSuccess(rejected_spans=receipt.rejected, error_message=message)
-            return ExportTraceServiceResponse(partial_success=spans).SerializeToString()
+            spans = trace_service_pb2.ExportTracePartialSuccess(rejected_spans=receipt.rejected, error_message=message)
+            return trace_service_pb2.ExportTraceServiceResponse(partial_success=spans).SerializeToString()
         case Signal.METRICS:
-            points = ExportMetricsPartialSuccess(rejected_data_points=receipt.rejected, error_message=message)
-            return ExportMetricsServiceResponse(partial_success=points).SerializeToString()
+            points = metrics_service_pb2.ExportMetricsPartialSuccess(
+                rejected_data_points=receipt.rejected, error_message=message
+            )
+            return metrics_service_pb2.ExportMetricsServiceResponse(partial_success=points).SerializeToString()
         case Signal.LOGS:
-            records = ExportLogsPartialSuccess(rejected_log_records=receipt.rejected, error_message=message)
-            return ExportLogsServiceResponse(partial_success=records).SerializeToString()
+            records = logs_service_pb2.ExportLogsPartialSuccess(
+                rejected_log_records=receipt.rejected, error_message=message
+            )
+            return logs_service_pb2.ExportLogsServiceResponse(partial_success=records).SerializeToString()
 
 
-def retry_info(delay_s: float) -> RetryInfo:
+def retry_info(delay_s: float) -> error_details_pb2.RetryInfo:
     """``google.rpc.RetryInfo`` with the delay in whole milliseconds."""
     seconds, milliseconds = divmod(round(delay_s * 1000), 1000)
-    return RetryInfo(retry_delay=Duration(seconds=seconds, nanos=milliseconds * 1_000_000))
+    return error_details_pb2.RetryInfo(
+        retry_delay=duration_pb2.Duration(seconds=seconds, nanos=milliseconds * 1_000_000)
+    )
 
 
-def _packed(detail: RetryInfo | BadRequest) -> Any:
-    packed = Any()
+def _packed(detail: error_details_pb2.RetryInfo | error_details_pb2.BadRequest) -> any_pb2.Any:
+    packed = any_pb2.Any()
     packed.Pack(detail)
     return packed
 

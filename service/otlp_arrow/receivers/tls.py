@@ -5,11 +5,14 @@ from __future__ import annotations
 import ssl
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grpc
 import structlog
 
 from otlp_arrow.model import OtlpConfigError
+
+if TYPE_CHECKING:
+    import grpc
 
 log = structlog.get_logger(__name__)
 
@@ -52,6 +55,8 @@ class ServerTls:
 
     def grpc_credentials(self) -> grpc.ServerCredentials:
         """For ``grpc.aio`` servers and other servers of gRPC's library."""
+        import grpc  # 10 MB, which only servers of its library need
+
         shown = [self._generation]
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
@@ -71,6 +76,8 @@ class ServerTls:
         )
 
     def _grpc_configuration(self) -> grpc.ServerCertificateConfiguration:
+        import grpc
+
         pair = (self.key_file.read_bytes(), self.cert_file.read_bytes())
         authorities = self.client_ca_file.read_bytes() if self.client_ca_file else None
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities)

@@ -20,6 +20,7 @@ from otlp_arrow.receivers import OtlpGrpcServer, OtlpHttpServer
 from otlp_arrow.receivers.flight import FlightServer
 from otlp_arrow.receivers.inprocess import InProcessDoor
 from otlp_arrow.receivers.replies import Refusal
+from otlp_arrow.receivers.services import Code
 from otlp_arrow.testing.memory import Fault, MemoryIntake
 from otlp_arrow.testing.proxy import CuttableProxy
 from otlp_arrow.testing.records import DataPoint, LogRecord, Span, records
@@ -33,33 +34,33 @@ _GRACE_S = 0.2  # a test that ends does not wait for requests that it abandoned
 
 # How HTTP says what gRPC says, by the table in google/rpc/code.proto.
 _HTTP_STATUS = {
-    grpc.StatusCode.CANCELLED: 499,
-    grpc.StatusCode.INVALID_ARGUMENT: 400,
-    grpc.StatusCode.FAILED_PRECONDITION: 400,
-    grpc.StatusCode.OUT_OF_RANGE: 400,
-    grpc.StatusCode.UNAUTHENTICATED: 401,
-    grpc.StatusCode.PERMISSION_DENIED: 403,
-    grpc.StatusCode.NOT_FOUND: 404,
-    grpc.StatusCode.ABORTED: 409,
-    grpc.StatusCode.ALREADY_EXISTS: 409,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
-    grpc.StatusCode.UNIMPLEMENTED: 501,
-    grpc.StatusCode.UNAVAILABLE: 503,
-    grpc.StatusCode.DEADLINE_EXCEEDED: 504,
+    Code.CANCELLED: 499,
+    Code.INVALID_ARGUMENT: 400,
+    Code.FAILED_PRECONDITION: 400,
+    Code.OUT_OF_RANGE: 400,
+    Code.UNAUTHENTICATED: 401,
+    Code.PERMISSION_DENIED: 403,
+    Code.NOT_FOUND: 404,
+    Code.ABORTED: 409,
+    Code.ALREADY_EXISTS: 409,
+    Code.RESOURCE_EXHAUSTED: 429,
+    Code.UNIMPLEMENTED: 501,
+    Code.UNAVAILABLE: 503,
+    Code.DEADLINE_EXCEEDED: 504,
 }
 _GRPC_CODE = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    403: grpc.StatusCode.PERMISSION_DENIED,
-    404: grpc.StatusCode.NOT_FOUND,
-    408: grpc.StatusCode.DEADLINE_EXCEEDED,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    500: grpc.StatusCode.INTERNAL,
-    501: grpc.StatusCode.UNIMPLEMENTED,
-    502: grpc.StatusCode.UNAVAILABLE,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    400: Code.INVALID_ARGUMENT,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    408: Code.DEADLINE_EXCEEDED,
+    413: Code.RESOURCE_EXHAUSTED,
+    429: Code.RESOURCE_EXHAUSTED,
+    500: Code.INTERNAL,
+    501: Code.UNIMPLEMENTED,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.DEADLINE_EXCEEDED,
 }
 
 
@@ -307,7 +308,7 @@ class MockCollector:
 
     def drop_next(self, n: int = 1) -> None:
         """Cut the connections of the door that each of the next ``n`` requests comes to, and keep nothing of them."""
-        refusal = Refusal("planned", grpc.StatusCode.UNAVAILABLE, 503, "the connection was cut")
+        refusal = Refusal("planned", Code.UNAVAILABLE, 503, "the connection was cut")
         self._intake.plan(Fault(refusal=refusal, drop=True), n)
 
     @property
@@ -324,8 +325,8 @@ class MockCollector:
             await self._proxies[door].cut()
 
 
-def _codes(code: grpc.StatusCode | str | int) -> tuple[grpc.StatusCode, int]:
+def _codes(code: grpc.StatusCode | str | int) -> tuple[Code, int]:
     if isinstance(code, int):
-        return _GRPC_CODE.get(code, grpc.StatusCode.UNKNOWN), code
-    found = grpc.StatusCode[code.upper()] if isinstance(code, str) else code
+        return _GRPC_CODE.get(code, Code.UNKNOWN), code
+    found = Code[code.upper() if isinstance(code, str) else code.name]
     return found, _HTTP_STATUS.get(found, 500)

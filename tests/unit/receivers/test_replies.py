@@ -11,22 +11,27 @@ from google.rpc.status_pb2 import Status
 
 from otlp_arrow.model import Busy, Closed, OtlpIOError, Receipt, Rejected, Signal, TooLarge, Unauthenticated
 from otlp_arrow.receivers import replies
+from otlp_arrow.receivers.services import Code
 from otlp_arrow.receivers.unpack import Media
+
+
+def test_the_codes_are_grpcs():
+    assert {code.name: code.value for code in Code} == {code.name: code.value[0] for code in grpc.StatusCode}
 
 
 @pytest.mark.parametrize(
     ("error", "outcome", "code", "http_status"),
     [
-        (TooLarge("x"), "rejected", grpc.StatusCode.RESOURCE_EXHAUSTED, 413),
-        (Rejected("x"), "rejected", grpc.StatusCode.INVALID_ARGUMENT, 400),
-        (Busy("x"), "busy", grpc.StatusCode.UNAVAILABLE, 503),
-        (Closed("x"), "busy", grpc.StatusCode.UNAVAILABLE, 503),
-        (Unauthenticated("x"), "unauthenticated", grpc.StatusCode.UNAUTHENTICATED, 401),
-        (OtlpIOError("secret path"), "failed", grpc.StatusCode.INTERNAL, 500),
-        (KeyError("secret"), "failed", grpc.StatusCode.INTERNAL, 500),
+        (TooLarge("x"), "rejected", Code.RESOURCE_EXHAUSTED, 413),
+        (Rejected("x"), "rejected", Code.INVALID_ARGUMENT, 400),
+        (Busy("x"), "busy", Code.UNAVAILABLE, 503),
+        (Closed("x"), "busy", Code.UNAVAILABLE, 503),
+        (Unauthenticated("x"), "unauthenticated", Code.UNAUTHENTICATED, 401),
+        (OtlpIOError("secret path"), "failed", Code.INTERNAL, 500),
+        (KeyError("secret"), "failed", Code.INTERNAL, 500),
     ],
 )
-def test_each_error_has_one_answer(error: Exception, outcome: str, code: grpc.StatusCode, http_status: int) -> None:
+def test_each_error_has_one_answer(error: Exception, outcome: str, code: Code, http_status: int) -> None:
     refused = replies.refusal(error)
     assert (refused.outcome, refused.grpc_code, refused.http_status) == (outcome, code, http_status)
     assert (refused.retry_after_s is not None) == isinstance(error, Busy)
