@@ -7,6 +7,7 @@ import os
 import pytest
 from hypothesis import HealthCheck, settings
 
+from otlp_arrow.app import logging
 from samples import Sample, samples
 
 # Machines that share two cores make single examples slow; the time of one is no finding.
@@ -22,3 +23,10 @@ def sample(request: pytest.FixtureRequest) -> Sample:
     """Each recorded request in turn."""
     found: Sample = request.param
     return found
+
+
+@pytest.fixture(autouse=True)
+def lines_go_to_logging() -> None:
+    """As in a program of somebody else. Without it ``capture_logs`` leaves structlog behind as if that program had
+    configured it, and what comes after is printed instead."""
+    logging.leave_to_host()
