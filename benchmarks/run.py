@@ -3,6 +3,7 @@
     python benchmarks/run.py                        the collector, all scenarios
     python benchmarks/run.py --peer --bare          with the peer and the floor, in turns
     python benchmarks/run.py --quick --only traces-512
+    python benchmarks/run.py --only traces-512 --seconds 300 --rss-every 30     does memory stay flat?
 
 ``benchmarks/README.md`` says what is measured and how. Exit code 1 if a figure cannot be trusted:
 requests failed, or the files do not hold what was acknowledged.
@@ -17,9 +18,11 @@ import os
 import platform
 import statistics
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
 
@@ -45,6 +48,7 @@ class Times:
     load: float
     rest: float = 7  # longer than the default write interval: at its end every record lies in a segment
     idle: float = 20
+    rss_every: float | None = None  # seconds between two looks at the memory while the load lasts
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,7 @@ class Measurement:
     bytes_per_record: float | None = None
     stored_records: int | None = None
     load: Result | None = None
+    rss_course_mib: list[float] = field(default_factory=list)
 
     @property
     def problem(self) -> str | None:
@@ -84,7 +89,10 @@ def measure(server: Server, scenario: str, times: Times, scheme: str, rate: floa
     with server:
         time.sleep(1)
         before = server.usage()
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with (
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            _memory_course(server, times.rss_every) as course,
+        ):
             result = runner.run(drive(server.urls[scheme], workload, seconds=times.load, rate=rate))
         time.sleep(times.rest)
         after = server.usage()
@@ -101,6 +109,7 @@ def measure(server: Server, scenario: str, times: Times, scheme: str, rate: floa
         bytes_per_record=stored.bytes / max(1, stored.records) if stored else None,
         stored_records=stored.records if stored else None,
         load=result,
+        rss_course_mib=course,
     )
 
 
@@ -117,6 +126,27 @@ def measure_idle(server: Server, times: Times) -> Measurement:
 
 def _memory_mib(before: Usage, after: Usage) -> tuple[float, float, float]:
     return before.rss_bytes / _MIB, after.peak_rss_bytes / _MIB, after.rss_bytes / _MIB
+
+
+@contextmanager
+def _memory_course(server: Server, every_s: float | None) -> Iterator[list[float]]:
+    """The server's memory at the end of each interval of the load; nothing without an interval."""
+    course: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(every_s):
+            course.append(round(server.usage().rss_bytes / _MIB, 1))
+
+    watcher = threading.Thread(target=look, name="memory", daemon=True)
+    if every_s is not None:
+        watcher.start()
+    try:
+        yield course
+    finally:
+        over.set()
+        if every_s is not None:
+            watcher.join()
 
 
 @cache
@@ -260,6 +290,7 @@ def main() -> int:
     parser.add_argument("--set", nargs="+", default=[], metavar="OTLP_X=Y", help="other settings of the collector")
     parser.add_argument("--http", action="store_true", help="send over OTLP/HTTP instead of gRPC")
     parser.add_argument("--seconds", type=float, default=8, help="of load")
+    parser.add_argument("--rss-every", type=float, metavar="SECONDS", help="show the memory so often during the load")
     parser.add_argument("--repeat", type=int, default=1, help="turns; the table shows medians")
     parser.add_argument("--quick", action="store_true", help="two seconds of load: do the tools work?")
     parser.add_argument("--dir", type=Path, help="on the disk to measure; otherwise where temporary files go")
@@ -272,7 +303,7 @@ def main() -> int:
     if not SAMPLES.is_dir():
         print(f"without metrics and logs: no recorded telemetry in {SAMPLES}")
         scenarios = [name for name in scenarios if name not in ("metrics", "logs")]
-    times = Times(load=2, idle=5) if arguments.quick else Times(load=arguments.seconds)
+    times = Times(load=2, idle=5) if arguments.quick else Times(load=arguments.seconds, rss_every=arguments.rss_every)
     settings = dict(pair.split("=", 1) for pair in arguments.set)
 
     with scratch(arguments.dir) as directory:
@@ -294,6 +325,8 @@ def main() -> int:
         for measurement in run_all(servers, scenarios, times, scheme, arguments.repeat):
             measurements.append(measurement)
             print(f"  {measurement.scenario}, {measurement.server}: {measurement.problem or 'done'}", flush=True)
+            if measurement.rss_course_mib:
+                print("  RSS MiB:", *measurement.rss_course_mib, flush=True)
 
     print("\n" + table(measurements) + "\n\n" + ratios(measurements))
     if arguments.json:

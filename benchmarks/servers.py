@@ -53,7 +53,7 @@ class Server:
 
     def __init__(self, directory: Path) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="bench-", dir=directory))
-        self.grpc_port, self.http_port, self.admin_port = _free_ports(3)
+        self.grpc_port, self.http_port, self.flight_port, self.admin_port = _free_ports(4)
 
     def command(self) -> Sequence[str]:
         raise NotImplementedError
@@ -160,7 +160,7 @@ class Collector(Server):
             "OTLP_PROTOBUF_PORT": str(self.grpc_port),
             "OTLP_HTTP_PORT": str(self.http_port),
             "OTLP_ADMIN_PORT": str(self.admin_port),
-            "OTLP_ARROW_FLIGHT_ENABLED": "false",
+            "OTLP_ARROW_FLIGHT_PORT": str(self.flight_port),
             **self._settings,
         }
 

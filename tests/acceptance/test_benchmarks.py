@@ -48,6 +48,13 @@ def test_a_measured_collector_holds_what_it_acknowledged(
     assert f"| {scenario} | otlp-arrow |" in tools.table([measured])
 
 
+def test_the_memory_of_a_long_load_is_looked_at_so_often(tools: ModuleType, tmp_path: Path) -> None:
+    measured = tools.measure(tools.Bare(tmp_path), "traces-1", tools.Times(load=0.7, rest=0, rss_every=0.2), "grpc", 50)
+
+    assert measured.rss_course_mib
+    assert 0 < max(measured.rss_course_mib) <= measured.rss_peak_mib + 0.1  # rounded
+
+
 def test_a_load_at_a_rate_sends_at_that_rate(tools: ModuleType, tmp_path: Path) -> None:
     measured = tools.measure(tools.Bare(tmp_path), "metrics", tools.Times(load=0.5, rest=0), "grpc", 100)
 

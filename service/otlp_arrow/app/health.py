@@ -7,6 +7,7 @@ part concerned says ``failed`` and the collector is not ready. ``degraded`` is s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,6 +26,10 @@ log = structlog.get_logger(__name__)
 WATCH_INTERVAL_S = 1.0
 """A change of health reaches the log and the gRPC health service within this time; orchestrators ask every
 five to ten seconds."""
+
+WATCH_AT_REST_S = 30.0
+"""The same while all is well and nothing waits to be stored: then no more can fail than what keeps house,
+which happens as rarely. Waking each second would be most of what an idle collector does."""
 
 LIBRARY_COST = "a call costs five to ten times the CPU; install with a C compiler at hand to have the compiled door"
 REFERENCE_COST = "decoding costs about thirty times the CPU; install with a C compiler at hand to have the kernel"
@@ -73,7 +78,8 @@ class Report:
 
 
 class Health:
-    """Asks the parts. The phase is set by whoever opens and closes them."""
+    """Asks the parts. The phase is set by whoever opens and closes them, and so is ``at_rest``: whether nothing waits
+    to be stored; ``stirred`` is set when that ends."""
 
     def __init__(self, *, compiled_kernel: bool, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.phase = Phase.STARTING
@@ -81,6 +87,8 @@ class Health:
         self._monotonic = monotonic
         self._started = monotonic()
         self._sources: list[Callable[[], Iterable[PartStatus]]] = []
+        self.at_rest: Callable[[], bool] = lambda: False
+        self.stirred = asyncio.Event()
 
     def include(self, source: Callable[[], Iterable[PartStatus]]) -> None:
         """Ask ``source`` too, each time."""
@@ -114,14 +122,25 @@ class Health:
         to.set(meter.KERNEL, 1 if self._compiled_kernel else 0)
 
 
-async def watch(health: Health, tell: Callable[[bool], Awaitable[None]], interval_s: float = WATCH_INTERVAL_S) -> None:
+async def watch(
+    health: Health,
+    tell: Callable[[bool], Awaitable[None]],
+    interval_s: float = WATCH_INTERVAL_S,
+    at_rest_s: float = WATCH_AT_REST_S,
+) -> None:
     """For ever: logs each change of health, and tells readiness to ``tell`` (the gRPC health service)."""
     levels = {"failed": log.error, "degraded": log.warning}
     said: tuple[str, list[str]] | None = None
     while True:
+        health.stirred.clear()
+        at_rest = health.at_rest()
         report = health.report()
         await tell(report.ready)
         if said != (report.status, report.reasons):
             said = (report.status, report.reasons)
             levels.get(report.status, log.info)("health", status=report.status, reasons=report.reasons)
+        if at_rest and report.status == "ok":
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(at_rest_s):
+                    await health.stirred.wait()
         await asyncio.sleep(interval_s)

@@ -5,7 +5,6 @@ Knows names, not meanings: the tree in ``otlp_arrow.app.settings`` says what a v
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from pydantic import BaseModel
 
 from otlp_arrow.app import defaults
@@ -164,11 +162,13 @@ def _find_file(config_file: Path | str | None, environ: Environ) -> Path | None:
 
 def read_file(keys: Mapping[str, Key], path: Path, environ: Environ) -> dict[str, Found]:
     """The values of a YAML file, ``${env:NAME}`` filled in."""
+    from otlp_arrow.app import strict_yaml  # a megabyte, for those who have a file
+
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        tree = strict_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise OtlpConfigError("config", str(path), f"a readable YAML file: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (strict_yaml.YAMLError, UnicodeDecodeError) as error:
         raise OtlpConfigError("config", str(path), f"a YAML file: {' '.join(str(error).split())}") from None
     if tree is None:
         return {}
@@ -177,21 +177,6 @@ def read_file(keys: Mapping[str, Key], path: Path, environ: Environ) -> dict[str
     flat = flatten(_string_keys(tree), str(path))
     _refuse_unknown(keys, flat)
     return {name: Found(_substitute(name, found.value, environ), found.origin) for name, found in flat.items()}
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Safe, and refuses a key that stands twice: YAML itself would quietly take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} stands twice", key.start_mark
-                )
-            if isinstance(key, yaml.ScalarNode):
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def _string_keys(tree: Mapping[Any, Any]) -> dict[str, Any]:
@@ -234,6 +219,8 @@ def _refuse_unknown(keys: Mapping[str, Key], flat: Mapping[str, Found]) -> None:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
+    import difflib
+
     names = list(known)
     close = difflib.get_close_matches(name, names, n=1) or [k for k in names if k.rpartition(".")[2] == name][:1]
     if close:

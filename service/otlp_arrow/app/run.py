@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from otlp_arrow.app.wiring import Collector, open_collector, require_a_door
 from otlp_arrow.codec import KERNEL_ERROR, kernel_available
 from otlp_arrow.model.errors import OtlpError
 from otlp_arrow.model.limits import EXIT_GRACE_S
+from otlp_arrow.pipeline.memory import release_unused_memory
 from otlp_arrow.receivers import COMPILED_GRPC
 from otlp_arrow.storage.disk import Disk
 
@@ -36,11 +38,25 @@ Ready = Callable[[Collector], object]
 def run_until_stopped(settings: Settings, ready: Ready | None = None, disk: Disk | None = None) -> None:
     """``run`` on an event loop of its own (uvloop's where it exists), as the last act of the process: a few
     seconds later it is ended if it still exists."""
+
+    def opened(collector: Collector) -> None:
+        _settle()
+        if ready is not None:
+            ready(collector)
+
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
-            runner.run(run(settings, ready=ready, disk=disk))
+            runner.run(run(settings, ready=opened, disk=disk))
         finally:
             _end_after(EXIT_GRACE_S)  # Python waits for its threads, one of which may hang in a sync
+
+
+def _settle() -> None:
+    """What starting left over goes back to the system. What it made lives as long as the process: the garbage collector
+    need not walk its 70,000 objects each time (30 ms in which nobody is answered)."""
+    gc.collect()
+    gc.freeze()
+    release_unused_memory()
 
 
 async def run(settings: Settings, *, ready: Ready | None = None, disk: Disk | None = None) -> None:

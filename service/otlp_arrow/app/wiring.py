@@ -96,12 +96,13 @@ async def open_collector(
     counter = PrometheusMeter()
     health = Health(compiled_kernel=kernel_available())
     destinations = destinations_of(settings)
-    pipeline = Pipeline(pipeline_settings(settings, destinations), meter=counter, disk=disk)
+    pipeline = Pipeline(pipeline_settings(settings, destinations), meter=counter, disk=disk, on_stir=health.stirred.set)
     forwarding = Forwarding(
         destinations, pipeline.store, counter, drain_timeout_s=settings.shutdown_timeout_secs * _DRAIN_SHARE
     )
     collector = Collector(settings, health, counter, pipeline)
     health.include(pipeline.status)
+    health.at_rest = lambda: pipeline.intake.held_bytes == 0
     health.include(forwarding.status)
     counter.on_scrape(pipeline.report)
     counter.on_scrape(forwarding.report)

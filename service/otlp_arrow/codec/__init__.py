@@ -2,6 +2,7 @@
 
 ``decode`` and ``encode`` run on the compiled kernel where there is one (``kernel_available``), else on
 ``otlp_arrow.codec.reference``. ``OTLP_KERNEL=reference`` in the environment asks for the latter.
+Protobuf's own library takes 5 MB: what needs it (the reference, JSON) is imported when it is first used.
 """
 
 from __future__ import annotations
@@ -10,9 +11,7 @@ import os
 
 import pyarrow as pa
 
-from otlp_arrow.codec import reference
 from otlp_arrow.codec.interface import BatchBuilder, ColumnMemory, Outcome
-from otlp_arrow.codec.otlp_json import json_to_protobuf, protobuf_to_json
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Rejected, Signal
 
@@ -51,7 +50,11 @@ def kernel_available() -> bool:
 
 def new_builder(signal: Signal) -> BatchBuilder:
     """An empty builder: the kernel's if it is available, else the reference's."""
-    return kernel.KernelBuilder(signal) if kernel_available() else reference.ReferenceBuilder(signal)
+    if kernel_available():
+        return kernel.KernelBuilder(signal)
+    from otlp_arrow.codec import reference
+
+    return reference.ReferenceBuilder(signal)
 
 
 def decode(signal: Signal, payload: bytes) -> pa.RecordBatch:
@@ -67,9 +70,11 @@ def decode(signal: Signal, payload: bytes) -> pa.RecordBatch:
 
 def decode_with_outcome(signal: Signal, payload: bytes) -> tuple[pa.RecordBatch, Outcome]:
     """As ``decode``, with what became of the payload; an error is in the outcome, beside no rows."""
-    decoder = kernel if kernel_available() else reference
-    decoded: tuple[pa.RecordBatch, Outcome] = decoder.decode_with_outcome(signal, payload)
-    return decoded
+    if kernel_available():
+        return kernel.decode_with_outcome(signal, payload)
+    from otlp_arrow.codec import reference
+
+    return reference.decode_with_outcome(signal, payload)
 
 
 def encode(signal: Signal, batch: pa.RecordBatch) -> bytes:
@@ -78,9 +83,19 @@ def encode(signal: Signal, batch: pa.RecordBatch) -> bytes:
     ``batch`` has the columns of ``SCHEMAS[signal]``; plain strings do for dictionary-encoded ones.
     Raises ``Rejected`` if a row holds what no message can (batches of ``decode`` never do).
     """
-    encoder = kernel if kernel_available() and hasattr(kernel, "encode") else reference
-    payload: bytes = encoder.encode(signal, batch)
-    return payload
+    if kernel_available():
+        return kernel.encode(signal, batch)
+    from otlp_arrow.codec import reference
+
+    return reference.encode(signal, batch)
+
+
+def json_to_protobuf(signal: Signal, text: bytes | str) -> bytes:
+    """The Export…ServiceRequest that an OTLP/JSON body describes. Raises ``Rejected`` naming the JSON path that is
+    wrong."""
+    from otlp_arrow.codec import otlp_json
+
+    return otlp_json.json_to_protobuf(signal, text)
 
 
 def decode_json(signal: Signal, text: bytes | str) -> pa.RecordBatch:
@@ -90,4 +105,6 @@ def decode_json(signal: Signal, text: bytes | str) -> pa.RecordBatch:
 
 def encode_json(signal: Signal, batch: pa.RecordBatch) -> str:
     """``encode`` to OTLP/JSON: hex ids, 64-bit integers as strings, enums as numbers."""
-    return protobuf_to_json(signal, encode(signal, batch))
+    from otlp_arrow.codec import otlp_json
+
+    return otlp_json.protobuf_to_json(signal, encode(signal, batch))

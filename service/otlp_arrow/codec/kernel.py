@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from otlp_arrow.codec import _kernel, reference, rejection
+from otlp_arrow.codec import _kernel, rejection
 from otlp_arrow.codec._kernel import crc32
 from otlp_arrow.codec.interface import ColumnMemory, Outcome
 from otlp_arrow.codec.schema import SCHEMAS
@@ -104,6 +104,8 @@ def encode(signal: Signal, batch: pa.RecordBatch) -> bytes:
         batch.validate(full=True)
     except pa.ArrowInvalid as error:
         raise Rejected(f"no valid Arrow data: {error}") from error
+    from otlp_arrow.codec import reference
+
     return reference.encode(signal, batch)
 
 

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
+from otlp_arrow.model.lazy import LazyModule
 
-class _Compute:
-    """Stands for the module; each function is looked up in it once."""
-
-    def __getattr__(self, name: str) -> Any:
-        function = getattr(importlib.import_module("pyarrow.compute"), name)
-        setattr(self, name, function)
-        return function
-
-
-pc = _Compute()
+pc: Any = LazyModule("pyarrow.compute")

@@ -7,13 +7,19 @@ way back rows with an equal resource and scope come together again, in the order
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from opentelemetry.proto.common.v1.common_pb2 import EntityRef, InstrumentationScope
-from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from typing import TYPE_CHECKING, Any
 
 from otlp_arrow.codec.schema import STR
 from otlp_arrow.codec.values import Attributes, from_attributes, to_attributes
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.common.v1 import common_pb2
+    from opentelemetry.proto.resource.v1 import resource_pb2
+else:
+    from otlp_arrow.model.lazy import LazyModule
+
+    common_pb2 = LazyModule("opentelemetry.proto.common.v1.common_pb2")
+    resource_pb2 = LazyModule("opentelemetry.proto.resource.v1.resource_pb2")
 
 Row = dict[str, Any]
 """One row: a value for each column (see ``columns`` for what the values look like)."""
@@ -88,19 +94,19 @@ class Regrouping:
         return self._scopes[scope_key]
 
 
-def _resource(row: Row) -> Resource:
-    return Resource(
+def _resource(row: Row) -> resource_pb2.Resource:
+    return resource_pb2.Resource(
         attributes=from_attributes(row["resource_attributes"]),
         dropped_attributes_count=row["resource_dropped_attributes_count"],
         entity_refs=[
-            EntityRef(schema_url=url, type=type_, id_keys=id_keys, description_keys=description_keys)
+            common_pb2.EntityRef(schema_url=url, type=type_, id_keys=id_keys, description_keys=description_keys)
             for url, type_, id_keys, description_keys in row["resource_entity_refs"]
         ],
     )
 
 
-def _scope(row: Row) -> InstrumentationScope:
-    return InstrumentationScope(
+def _scope(row: Row) -> common_pb2.InstrumentationScope:
+    return common_pb2.InstrumentationScope(
         name=row["scope_name"],
         version=row["scope_version"],
         attributes=from_attributes(row["scope_attributes"]),

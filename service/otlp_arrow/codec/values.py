@@ -25,12 +25,17 @@ import base64
 import json
 import math
 from collections.abc import Iterable
-from typing import Any, NoReturn
-
-from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, KeyValue, KeyValueList
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from otlp_arrow.codec.schema import BOOL, BYTES, DOUBLE, EMPTY, INT, MAP, SLICE, STR
 from otlp_arrow.model import limits
+
+if TYPE_CHECKING:
+    from opentelemetry.proto.common.v1 import common_pb2 as pb
+else:  # for what comes as OTLP the kernel needs no messages
+    from otlp_arrow.model.lazy import LazyModule
+
+    pb = LazyModule("opentelemetry.proto.common.v1.common_pb2")
 
 Value = tuple[int, str | None, int | None, float | None, bool | None, bytes | None]
 """A row value of ``VALUE``: type, str, int, double, bool, bytes."""
@@ -44,12 +49,12 @@ _MAX_LEVELS = limits.MAX_MESSAGE_DEPTH // 2  # each is two messages: the list an
 _quoted = json.encoder.encode_basestring
 
 
-def to_attributes(key_values: Iterable[KeyValue]) -> Attributes:
+def to_attributes(key_values: Iterable[pb.KeyValue]) -> Attributes:
     """The row value of a list of attributes."""
     return [(key_value.key, to_value(key_value.value)) for key_value in key_values]
 
 
-def to_value(value: AnyValue) -> Value:
+def to_value(value: pb.AnyValue) -> Value:
     """The row value of one ``AnyValue``."""
     match value.WhichOneof("value"):
         case "string_value":
@@ -70,38 +75,38 @@ def to_value(value: AnyValue) -> Value:
             return _EMPTY
 
 
-def from_attributes(attributes: Attributes) -> list[KeyValue]:
+def from_attributes(attributes: Attributes) -> list[pb.KeyValue]:
     """The reverse of ``to_attributes``. Raises ``ValueError``."""
-    return [KeyValue(key=key, value=from_value(value)) for key, value in attributes]
+    return [pb.KeyValue(key=key, value=from_value(value)) for key, value in attributes]
 
 
-def from_value(value: Value | None) -> AnyValue:
+def from_value(value: Value | None) -> pb.AnyValue:
     """The reverse of ``to_value``; a null where the value should be is an empty one.
 
     Raises ``ValueError`` for a type or a text that no value has.
     """
     match value or _EMPTY:
         case (1, str(text), _, _, _, _):
-            return AnyValue(string_value=text)
+            return pb.AnyValue(string_value=text)
         case (2, _, int(integer), _, _, _):
-            return AnyValue(int_value=integer)
+            return pb.AnyValue(int_value=integer)
         case (3, _, _, float(double), _, _):
-            return AnyValue(double_value=double)
+            return pb.AnyValue(double_value=double)
         case (4, _, _, _, bool(boolean), _):
-            return AnyValue(bool_value=boolean)
+            return pb.AnyValue(bool_value=boolean)
         case (5, str(text), _, _, _, _):
             return _from_text(text, "kvlist_value", "object")
         case (6, str(text), _, _, _, _):
             return _from_text(text, "array_value", "array")
         case (7, _, _, _, _, bytes(octets)):
-            return AnyValue(bytes_value=octets)
+            return pb.AnyValue(bytes_value=octets)
         case (type_, *_) if type_ is None or type_ <= BYTES:
-            return AnyValue()
+            return pb.AnyValue()
         case (type_, *_):
             raise ValueError(f"a value of type {type_}; 0 to {BYTES} are known")
 
 
-def _to_text(value: AnyValue) -> str:
+def _to_text(value: pb.AnyValue) -> str:
     match value.WhichOneof("value"):
         case "string_value":
             return _quoted(value.string_value)
@@ -121,7 +126,7 @@ def _to_text(value: AnyValue) -> str:
             return "null"
 
 
-def _member_text(member: KeyValue) -> str:
+def _member_text(member: pb.KeyValue) -> str:
     key = "$" + member.key if member.key.startswith("$") else member.key
     return f"{_quoted(key)}:{_to_text(member.value)}"
 
@@ -138,7 +143,7 @@ class _Object(list[tuple[str, Any]]):
     """A JSON object as its members in order, duplicates kept."""
 
 
-def _from_text(text: str, member: str, kind: str) -> AnyValue:
+def _from_text(text: str, member: str, kind: str) -> pb.AnyValue:
     try:
         value = _from_json(json.loads(text, object_pairs_hook=_Object, parse_constant=_no_constant), 0)
     except RecursionError:
@@ -148,29 +153,29 @@ def _from_text(text: str, member: str, kind: str) -> AnyValue:
     return value
 
 
-def _from_json(value: Any, level: int) -> AnyValue:
+def _from_json(value: Any, level: int) -> pb.AnyValue:
     if level > _MAX_LEVELS:
         raise ValueError(f"a value nested deeper than {_MAX_LEVELS} levels")
     match value:
         case None:
-            return AnyValue()
+            return pb.AnyValue()
         case str():
-            return AnyValue(string_value=value)
+            return pb.AnyValue(string_value=value)
         case bool():  # before int: Python's bool is one
-            return AnyValue(bool_value=value)
+            return pb.AnyValue(bool_value=value)
         case int():
-            return AnyValue(int_value=value)
+            return pb.AnyValue(int_value=value)
         case float():
-            return AnyValue(double_value=value)
+            return pb.AnyValue(double_value=value)
         case _Object([("$bytes", str(encoded))]):
-            return AnyValue(bytes_value=base64.b64decode(encoded, validate=True))
+            return pb.AnyValue(bytes_value=base64.b64decode(encoded, validate=True))
         case _Object([("$double", "NaN" | "Infinity" | "-Infinity" as word)]):
-            return AnyValue(double_value=float(word))
+            return pb.AnyValue(double_value=float(word))
         case _Object():
-            members = [KeyValue(key=_from_key(key), value=_from_json(member, level + 1)) for key, member in value]
-            return AnyValue(kvlist_value=KeyValueList(values=members))
+            members = [pb.KeyValue(key=_from_key(key), value=_from_json(member, level + 1)) for key, member in value]
+            return pb.AnyValue(kvlist_value=pb.KeyValueList(values=members))
         case _:
-            return AnyValue(array_value=ArrayValue(values=[_from_json(member, level + 1) for member in value]))
+            return pb.AnyValue(array_value=pb.ArrayValue(values=[_from_json(member, level + 1) for member in value]))
 
 
 def _from_key(key: str) -> str:

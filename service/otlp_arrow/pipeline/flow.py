@@ -14,7 +14,7 @@ import errno
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
@@ -67,11 +67,20 @@ class Pipeline:
 
     Entering repairs and replays what a crash left, then ``intake`` takes data. Leaving refuses at the
     intake, writes what is gathered, closes segments; what is not done in ``shutdown_timeout_secs`` is
-    left to the WAL. ``failure`` is done, with the exception, if a task of the pipeline dies.
+    left to the WAL. ``failure`` is done, with the exception, if a task of the pipeline dies. ``on_stir`` is called
+    when the first request comes after everything before was stored.
     """
 
-    def __init__(self, settings: PipelineSettings, *, meter: Meter | None = None, disk: Disk | None = None) -> None:
+    def __init__(
+        self,
+        settings: PipelineSettings,
+        *,
+        meter: Meter | None = None,
+        disk: Disk | None = None,
+        on_stir: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
+        self._on_stir = on_stir
         storage = replace(settings.storage, wal_direct=settings.ack is Ack.FSYNC)
         self.store = Store(storage, disk=disk)
         self._meter = meter or NullMeter()
@@ -122,6 +131,7 @@ class Pipeline:
             write_interval_s=self.settings.write_interval_secs,
             probe_directory=self.store.layout.state,
             make_room=self.store.make_room,
+            on_stir=self._on_stir,
             **self.settings.intake_options,
         )
         self._commits.start()

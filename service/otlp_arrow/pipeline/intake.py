@@ -151,6 +151,7 @@ class Intake:
         write_interval_s: float,
         probe_directory: Path,
         make_room: Callable[[], int] = lambda: 0,
+        on_stir: Callable[[], None] = lambda: None,
         ack_timeout_s: float = ACK_TIMEOUT_S,
         disk_retry_s: float = DISK_RETRY_S,
     ) -> None:
@@ -166,6 +167,7 @@ class Intake:
         self._write_interval_s = write_interval_s
         self._probe_path = probe_directory / "probe"
         self._make_room = make_room
+        self._on_stir = on_stir
         self._ack_timeout_s = ack_timeout_s
         self._disk_retry_s = disk_retry_s
 
@@ -217,6 +219,8 @@ class Intake:
         if held and held + wanted > self._max_buffer_bytes:
             raise Busy(f"the buffer of {self._max_buffer_bytes} bytes is full: the disk is slower than the senders")
         self._reserved_bytes += wanted
+        if not held:
+            self._on_stir()
         return wanted
 
     def unreserve(self, reserved: int) -> None:

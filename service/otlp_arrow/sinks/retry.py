@@ -23,13 +23,13 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-
-from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import RetryInfo
-from google.rpc.status_pb2 import Status
+from typing import TYPE_CHECKING
 
 from otlp_arrow.model.limits import MAX_REMOTE_MESSAGE_CHARS, MAX_RETRY_AFTER_S
 from otlp_arrow.sinks.sink import DeliveryError, Fault, Permanent, Transient
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
 
 STATUS_TRAILER = "grpc-status-details-bin"
 RETRY_TRAILER = "google.rpc.retryinfo-bin"
@@ -122,6 +122,11 @@ def retry_after(value: str | None, now_s: float) -> float | None:
 
 def retry_info(trailers: Iterable[tuple[str, str | bytes]]) -> float | None:
     """Seconds that RetryInfo in gRPC's trailing metadata asks for: in the status details, or by itself."""
+    # Not above: a collector that forwards nothing imports this module, too.
+    from google.protobuf.message import DecodeError
+    from google.rpc.error_details_pb2 import RetryInfo
+    from google.rpc.status_pb2 import Status
+
     for key, value in trailers:
         if not isinstance(value, bytes):
             continue
@@ -129,16 +134,16 @@ def retry_info(trailers: Iterable[tuple[str, str | bytes]]) -> float | None:
             if key == STATUS_TRAILER:
                 for detail in Status.FromString(value).details:
                     if detail.Is(RetryInfo.DESCRIPTOR):
-                        return _seconds(RetryInfo.FromString(detail.value))
+                        return _seconds(RetryInfo.FromString(detail.value).retry_delay)
             elif key == RETRY_TRAILER:
-                return _seconds(RetryInfo.FromString(value))
+                return _seconds(RetryInfo.FromString(value).retry_delay)
         except DecodeError:
             continue
     return None
 
 
-def _seconds(info: RetryInfo) -> float | None:
-    return bounded_delay(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
+def _seconds(delay: Duration) -> float | None:
+    return bounded_delay(delay.seconds + delay.nanos / 1e9)
 
 
 def bounded_delay(seconds: float) -> float | None:

@@ -94,3 +94,47 @@ async def test_a_change_of_readiness_is_told():
         watcher.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watcher
+
+
+async def test_at_rest_nobody_looks_until_something_comes():
+    health = serving(parts := PartStatus("wal"))
+    looks = 0
+
+    def counted() -> list[PartStatus]:
+        nonlocal looks
+        looks += 1
+        return [parts]
+
+    health.include(counted)
+    health.at_rest = lambda: True
+    told: asyncio.Queue[bool] = asyncio.Queue()
+    watcher = asyncio.create_task(watch(health, told.put, interval_s=0, at_rest_s=3600))
+    try:
+        async with asyncio.timeout(5):
+            assert await told.get() is True
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert looks == 1
+            health.at_rest = lambda: False
+            health.stirred.set()
+            while looks < 10:
+                await told.get()
+    finally:
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher
+
+
+async def test_at_rest_it_is_looked_at_now_and_then():
+    health = serving(PartStatus("wal"))
+    health.at_rest = lambda: True
+    told: asyncio.Queue[bool] = asyncio.Queue()
+    watcher = asyncio.create_task(watch(health, told.put, interval_s=0, at_rest_s=0))
+    try:
+        async with asyncio.timeout(5):
+            for _ in range(10):
+                await told.get()
+    finally:
+        watcher.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await watcher
