@@ -246,6 +246,13 @@ counted. The records themselves are in the segments."""
 MAX_REMOTE_MESSAGE_CHARS = 300
 """As much of a remote's message is logged and shown."""
 
+LOOK_TIMEOUT_S = 2.0
+"""A remote that closes connections without a word is greeted once more, to see whether TLS is the cause; a handshake
+takes two round trips."""
+
+LOOK_INTERVAL_S = 30.0
+"""It is greeted so often at most, and what was seen counts meanwhile."""
+
 COMPRESS_INLINE_BYTES = 32 * KIB
 """Forwarded bodies up to this size are compressed on the event loop (below a millisecond), others in a thread."""
 

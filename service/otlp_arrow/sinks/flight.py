@@ -22,6 +22,7 @@ from pyarrow import flight
 
 from otlp_arrow.model import Batch, Encoding, Signal
 from otlp_arrow.sinks import tls
+from otlp_arrow.sinks.causes import Causes
 from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.retry import judge_grpc, one_line, retry_info
 from otlp_arrow.sinks.sink import DeliveryError, DeliveryResult, Permanent, Transient
@@ -52,6 +53,7 @@ class FlightSink:
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
+        self._causes = Causes(destination)
         self._trailers = _Trailers()
         self._tls_version = tls.version_of(destination.tls)
         self._tls = self._load_tls()
@@ -76,7 +78,12 @@ class FlightSink:
         assert batch.columns is not None
         self._reconnect_if_rotated()
         client, columns = self._client, batch.columns
-        return await self._threads.run(lambda: self._put(client, batch.signal, columns))
+        try:
+            result = await self._threads.run(lambda: self._put(client, batch.signal, columns))
+        except Transient as error:
+            raise await self._causes.explain(error) from None
+        self._causes.worked()
+        return result
 
     def _put(self, client: Any, signal: Signal, columns: pa.RecordBatch) -> DeliveryResult:
         headers = [(name.lower().encode(), value.encode()) for name, value in self._destination.request_headers()]

@@ -19,6 +19,7 @@ from otlp_arrow import __version__
 from otlp_arrow.model import Batch, Encoding
 from otlp_arrow.model.limits import COMPRESS_INLINE_BYTES, MAX_REPLY_BYTES
 from otlp_arrow.sinks import tls
+from otlp_arrow.sinks.causes import Causes
 from otlp_arrow.sinks.destination import Destination, signal_url
 from otlp_arrow.sinks.replies import failure_message, partial_success, partial_success_json
 from otlp_arrow.sinks.retry import judge_http, one_line, retry_after
@@ -37,6 +38,7 @@ class OtlpHttpSink:
 
     def __init__(self, destination: Destination, executor: Executor | None = None) -> None:
         self._destination = destination
+        self._causes = Causes(destination)
         self._executor = executor  # for compression
         self._session: aiohttp.ClientSession | None = None
         self._tls_version = tls.version_of(destination.tls)
@@ -70,13 +72,13 @@ class OtlpHttpSink:
                 headers=headers,
                 allow_redirects=False,  # a redirected POST becomes a GET, and its page a success
             ) as response:
-                return self._judge(batch, response, await _read_reply(response))
+                result = self._judge(batch, response, await _read_reply(response))
         except TimeoutError:
             raise Transient(f"no answer within {self._destination.timeout_s:g} s") from None
-        except aiohttp.ClientError as error:
-            raise Transient(one_line(_cause(error))) from None
-        except ssl.SSLError as error:
-            raise Transient(one_line(str(error))) from None
+        except (aiohttp.ClientError, ssl.SSLError) as error:
+            raise await self._causes.explain(Transient(one_line(_cause(error)))) from None
+        self._causes.worked()
+        return result
 
     def _judge(self, batch: Batch, response: aiohttp.ClientResponse, reply: bytes) -> DeliveryResult:
         kind = response.content_type
@@ -136,9 +138,11 @@ async def _read_reply(response: aiohttp.ClientResponse) -> bytes:
     return bytes(reply)
 
 
-def _cause(error: aiohttp.ClientError) -> str:
+def _cause(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return str(error.os_error)
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = error.os_error
         # asyncio's own text says less than the system's.
