@@ -101,9 +101,8 @@ class Causes:
         if error.fault is not Fault.UNREACHABLE:
             return error
         text = str(error)
-        if self._destination.transport != "http" and not _OF_GRPC.search(text):
-            return error
-        words = in_plain_words(text, self._destination)
+        own = self._destination.transport == "http" or _OF_GRPC.search(text)
+        words = in_plain_words(text, self._destination) if own else text
         if words == text and not self._worked and _CLOSED.search(text):
             words = await self._look() or words
         return error if words == text else Transient(words, error.retry_after_s, error.fault)
