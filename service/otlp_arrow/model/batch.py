@@ -26,7 +26,8 @@ class Batch:
     """Telemetry of one signal as it was received.
 
     ``payload`` is what the WAL keeps. ``columns`` is the same data as Arrow where a door already
-    has it (Flight, in-process), so that nobody reads the payload again.
+    has it (Flight, in-process), so that nobody reads the payload again. ``parts``, where they are set, join to the
+    payload, which is empty then: on the way out, to a sink that needs no single piece of memory.
     """
 
     signal: Signal
@@ -35,6 +36,7 @@ class Batch:
     receiver: str = "otlp"
     transport: str = "grpc"
     columns: pa.RecordBatch | None = None
+    parts: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,9 +140,10 @@ class Delivery:
             progress.refuse(refused_frame(frame, str(refusal)) for frame in frames)
 
     async def _convert(self, frames: list[Frame], builder: BatchBuilder | None) -> Converted:
+        join = not self._sink.takes_parts
         if not needs_thread(frames, self._sink.encoding):
-            return convert(frames, self._sink.encoding)
-        return await self._in_thread(convert, frames, self._sink.encoding, builder)
+            return convert(frames, self._sink.encoding, join=join)
+        return await self._in_thread(convert, frames, self._sink.encoding, builder, join=join)
 
     async def _settle_alone(self, frame: Frame, refusal: Permanent, progress: Progress) -> None:
         """One request that the remote refuses: in parts if it is too large, without the records that were

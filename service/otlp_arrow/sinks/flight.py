@@ -50,6 +50,7 @@ class FlightSink:
     """One Flight client; each batch is a ``DoPut`` of its own."""
 
     encoding = Encoding.ARROW
+    takes_parts = False
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination

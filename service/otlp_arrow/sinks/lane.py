@@ -71,6 +71,7 @@ class Lane:
         self._waiting: list[Parcel] = []  # of these, what is not on its way yet
         self._slots = asyncio.Semaphore(destination.max_in_flight)
         self._confirmed_bytes = 0
+        self._quiet = True  # nothing was taken since ``keep_up`` looked
         self._draining = asyncio.Event()
 
     # -- beginning and ending --------------------------------------------------------------------
@@ -94,9 +95,15 @@ class Lane:
     def keep_up(self) -> None:
         """Go on over frames of other signals, let go of what was given up and of memory that nobody needs."""
         self._pass_given_up()
-        if not self._parcels:
-            self._pass_others()
+        if self._parcels:
+            self._quiet = False
+            return
+        self._pass_others()
+        # Between two parcels of a steady stream it is quiet for a moment; memory that is let go of then is faulted in
+        # again with the next one.
+        if self._quiet:
             self.delivery.free_memory()
+        self._quiet = True
 
     def deliveries(self) -> list[asyncio.Task[None]]:
         """What is under way."""
@@ -169,6 +176,7 @@ class Lane:
         frames, unreadable = self._reader.take(stretch)
         parcels = self._packer.add(frames, self._monotonic())
         self._parcels.update(parcels)
+        self._quiet = self._quiet and not parcels
         self._advance()
         if unreadable.rows:
             self._meter.add(

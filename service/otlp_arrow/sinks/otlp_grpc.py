@@ -33,6 +33,7 @@ class OtlpGrpcSink:
     """One channel to one remote; gRPC mends the connection by itself."""
 
     encoding = Encoding.OTLP
+    takes_parts = False
 
     def __init__(self, destination: Destination) -> None:
         """Raises ``OtlpConfigError`` for certificates that cannot be used."""

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import ssl
 import time
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 import pyarrow as pa
+from aiohttp.abc import AbstractStreamWriter
 
 from otlp_arrow import __version__
 from otlp_arrow.model import Batch, Encoding
-from otlp_arrow.model.limits import COMPRESS_INLINE_BYTES, MAX_REPLY_BYTES
+from otlp_arrow.model.limits import COMPRESS_INLINE_BYTES, KIB, MAX_REPLY_BYTES
 from otlp_arrow.sinks import tls
 from otlp_arrow.sinks.causes import Causes
 from otlp_arrow.sinks.destination import Destination, signal_url
@@ -29,12 +30,14 @@ _PROTOBUF = "application/x-protobuf"
 # Level 1 of zlib takes a third of the time of its default for a tenth more bytes; zstd's is its fastest too.
 _GZIP_LEVEL = 1
 _ZSTD_LEVEL = 1
+_PIECE_BYTES = 64 * KIB
 
 
 class OtlpHttpSink:
     """One client session to one remote."""
 
     encoding = Encoding.OTLP
+    takes_parts = True
 
     def __init__(self, destination: Destination, executor: Executor | None = None) -> None:
         self._destination = destination
@@ -63,12 +66,12 @@ class OtlpHttpSink:
         assert batch.encoding is Encoding.OTLP
         await self._reconnect_if_rotated()
         assert self._session is not None
-        body = await self._compressed(batch.payload)
+        body = await self._body(batch)
         headers = {**self._fixed, **dict(self._destination.request_headers())}
         try:
             async with self._session.post(
                 signal_url(self._destination, batch.signal),
-                data=io.BytesIO(body),  # read piece by piece; plain bytes would be written in one go
+                data=body,
                 headers=headers,
                 allow_redirects=False,  # a redirected POST becomes a GET, and its page a success
             ) as response:
@@ -95,13 +98,15 @@ class OtlpHttpSink:
             message = str(response.reason or "")
         raise judge_http(response.status, message, retry_after(response.headers.get("Retry-After"), time.time()))
 
-    async def _compressed(self, payload: bytes) -> bytes:
+    async def _body(self, batch: Batch) -> _Body:
+        parts = batch.parts or (batch.payload,)
         compress = {"gzip": _gzip, "zstd": _zstd}.get(self._destination.compression)
         if compress is None:
-            return payload
-        if len(payload) <= COMPRESS_INLINE_BYTES:
-            return compress(payload)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, compress, payload)
+            return _Body(parts)
+        if sum(map(len, parts)) <= COMPRESS_INLINE_BYTES:
+            return _Body([compress(b"".join(parts))])
+        loop = asyncio.get_running_loop()
+        return _Body([await loop.run_in_executor(self._executor, lambda: compress(b"".join(parts)))])
 
     # -- the session -----------------------------------------------------------------------------
 
@@ -126,6 +131,39 @@ class OtlpHttpSink:
         self._connect()
         if former is not None:
             await former.close()
+
+
+class _Body(aiohttp.Payload):
+    """A body in pieces that are written as they are. Joined, and read out of a ``BytesIO``, each byte would be copied
+    three times more: 0.3 µs a span."""
+
+    def __init__(self, parts: Sequence[bytes]) -> None:
+        super().__init__(parts, content_type=_PROTOBUF)
+        self._size = sum(map(len, parts))
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for piece in _pieces(self._value):
+            await writer.write(piece)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        await self.write(writer)  # the length is ours
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("protobuf is no text")
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Small parts joined, since each write is a call; large ones as they are."""
+    small: list[bytes] = []
+    size = 0
+    for part in parts:
+        small.append(part)
+        size += len(part)
+        if size >= _PIECE_BYTES:
+            yield small[0] if len(small) == 1 else b"".join(small)
+            small, size = [], 0
+    if small:
+        yield b"".join(small)
 
 
 async def _read_reply(response: aiohttp.ClientResponse) -> bytes:

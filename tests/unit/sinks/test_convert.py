@@ -45,6 +45,14 @@ def test_requests_join_by_concatenation():
     assert not needs_thread(frames, Encoding.OTLP)
 
 
+def test_requests_need_not_be_joined_for_who_takes_parts():
+    frames = [frame(spans(1)), frame(spans(2))]
+    batch = convert(frames, Encoding.OTLP, join=False).batch
+    assert batch is not None
+    assert batch.parts == tuple(f.payload for f in frames)
+    assert batch.payload == b""
+
+
 def test_arrow_and_otlp_frames_go_out_together_in_either_encoding():
     first, second = spans(2), spans(3)
     frames = [frame(first), arrow_frame(second)]

@@ -69,6 +69,7 @@ class Scripted:
     """A sink whose every answer the test gives, when it gives it."""
 
     encoding = Encoding.OTLP
+    takes_parts = False
 
     def __init__(self, answer: Callable[[int, Batch], Any] = lambda n, batch: None) -> None:
         self.answer = answer
@@ -372,10 +373,10 @@ async def test_a_mistake_of_ours_in_a_parcel_is_written_aside_and_holds_up_nobod
     convert = delivery.convert
     broken = spans(1)
 
-    def mistaken(frames: list[Frame], *rest: Any) -> Any:
+    def mistaken(frames: list[Frame], *rest: Any, **more: Any) -> Any:
         if frames[0].payload == broken:
             raise ZeroDivisionError("ours")
-        return convert(frames, *rest)
+        return convert(frames, *rest, **more)
 
     monkeypatch.setattr(delivery, "convert", mistaken)
     async with bench(tmp_path, Scripted(), max_batch_bytes=1) as b:
