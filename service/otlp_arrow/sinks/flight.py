@@ -13,7 +13,7 @@ import json
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from otlp_arrow.model import Batch, Encoding, Signal
+from otlp_arrow.model.limits import FLIGHT_PUT_BYTES
 from otlp_arrow.sinks import tls
 from otlp_arrow.sinks.causes import Causes
 from otlp_arrow.sinks.destination import Destination
@@ -47,7 +48,7 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 class FlightSink:
-    """One Flight client; each batch is a ``DoPut`` of its own."""
+    """One Flight client; each batch is a ``DoPut`` of its own, in parts if it is large."""
 
     encoding = Encoding.ARROW
     takes_parts = False
@@ -135,7 +136,8 @@ def _do_put(client: Any, signal: Signal, columns: pa.RecordBatch, options: Any) 
     writer, reader = client.do_put(descriptor, columns.schema, options=options)
     answers: list[bytes] = []
     try:
-        writer.write_batch(columns)
+        for part in _parts(columns):
+            writer.write_batch(part)
         writer.done_writing()
         while (answer := reader.read()) is not None:
             answers.append(answer.to_pybytes())
@@ -144,6 +146,17 @@ def _do_put(client: Any, signal: Signal, columns: pa.RecordBatch, options: Any) 
         raise
     writer.close()
     return answers
+
+
+def _parts(columns: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Slices of at most about ``FLIGHT_PUT_BYTES``; they share dictionaries, which are sent once."""
+    count = max(1, -(-columns.nbytes // FLIGHT_PUT_BYTES))
+    if count == 1:
+        yield columns
+        return
+    rows = -(-columns.num_rows // count)
+    for start in range(0, columns.num_rows, rows):
+        yield columns.slice(start, rows)
 
 
 def _result(answers: list[bytes], rows: int) -> DeliveryResult:

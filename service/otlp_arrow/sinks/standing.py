@@ -97,6 +97,7 @@ class Standing:
         return f"{signal.value}: {text}" if self._delivered - self._troubles.keys() else text
 
     def not_taken(self, signal: Signal, why: str) -> None:
+        self._troubles.pop(signal, None)  # it is decided on
         if signal not in self._not_taken:
             self._not_taken[signal] = why
             log.error("%s: it takes no %s (%s): they are stored and not forwarded", self.who, signal.value, why)
