@@ -87,7 +87,14 @@ class Drop:
     """The connection breaks before an answer."""
 
 
-Answer = Refuse | Partial | Drop | None
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """Taken, after a while."""
+
+    seconds: float
+
+
+Answer = Refuse | Partial | Drop | Slow | None
 HTTP = {
     grpc.StatusCode.UNAVAILABLE: 503,
     grpc.StatusCode.RESOURCE_EXHAUSTED: 429,
@@ -127,6 +134,9 @@ class Remote:
             if self.delay_s:
                 await asyncio.sleep(self.delay_s)
             answer = self.answers.popleft() if self.answers else self.decide(number, signal, payload)
+            if isinstance(answer, Slow):
+                await asyncio.sleep(answer.seconds)
+                answer = None
         finally:
             self._now -= 1
         if answer is None or isinstance(answer, Partial):

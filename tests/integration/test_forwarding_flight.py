@@ -51,6 +51,20 @@ async def test_a_stock_server_reads_what_is_put(sample: Sample, compression: str
     assert table.combine_chunks().to_batches()[0].equals(codec.decode(sample.signal, sample.payload))
 
 
+async def test_a_large_batch_goes_in_parts_that_are_one_put(sample: Sample, monkeypatch: pytest.MonkeyPatch):
+    from otlp_arrow.sinks import flight as sink
+
+    columns = codec.decode(sample.signal, sample.payload)
+    monkeypatch.setattr(sink, "FLIGHT_PUT_BYTES", columns.nbytes // 3)
+    parts = list(sink._parts(columns))
+    assert len(parts) == min(3, columns.num_rows) or len(parts) == 4
+    with Stock(None) as server:
+        assert await put(server, sample.signal, sample.payload) == DeliveryResult()
+        ((_path, table),) = server.taken
+    assert table.num_rows == columns.num_rows
+    assert table.combine_chunks().to_batches()[0].equals(columns)
+
+
 @pytest.mark.parametrize("answer", [None, b"", b"thanks", b"[1]", b'{"rows": 2}', b'{"rejected": "x"}'])
 async def test_whatever_else_a_server_answers_is_a_success(answer: bytes | None):
     with Stock(answer) as server:

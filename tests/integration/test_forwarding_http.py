@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from otlp_arrow.model import Batch, Signal
+from otlp_arrow.model import Batch, Parts, Signal
 from otlp_arrow.model.limits import MAX_REPLY_BYTES
-from otlp_arrow.sinks.destination import Destination
+from otlp_arrow.sinks.destination import COMPRESSIONS, Destination
 from otlp_arrow.sinks.otlp_http import OtlpHttpSink
 from otlp_arrow.sinks.sink import DeliveryResult, Fault, Permanent, Transient
-from remotes import spans
+from remotes import HttpServer, spans
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -116,3 +116,17 @@ async def test_a_body_that_breaks_off_is_transient():
     with pytest.raises(Transient) as caught:
         await send_to(answer)
     assert caught.value.fault is Fault.UNREACHABLE
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS["http"])
+async def test_requests_that_were_not_joined_arrive_joined(compression: str):
+    """Small ones are written together, large ones as they are."""
+    parts = tuple(spans(n, pad=pad) for n, pad in ((1, 0), (2, 0), (3, 50_000), (1, 0), (2, 40_000), (1, 0)))
+    async with HttpServer() as server:
+        there = Destination("d", server.url, "http", compression=compression)
+        async with OtlpHttpSink(there) as sink:
+            await sink.send(Batch(Signal.TRACES, Parts(parts)))
+        assert server.remote.payloads == [(Signal.TRACES, b"".join(parts))]
+        assert server.remote.headers[0]["content-type"] == "application/x-protobuf"
+        if compression == "none":
+            assert server.remote.headers[0]["content-length"] == str(sum(map(len, parts)))

@@ -190,7 +190,7 @@ def test_a_remote_that_is_not_there_is_given_up_after_a_while(grpc_server: Serve
         app, ["send", str(tmp_path / "traces.pb"), "--to", "http://127.0.0.1:1", "--retry-secs", "0.3"]
     )
     assert result.exit_code == 1
-    assert "stopped: UNAVAILABLE" in result.output
+    assert "stopped: cannot connect to 127.0.0.1:1: connection refused" in result.output
 
 
 @pytest.mark.parametrize(

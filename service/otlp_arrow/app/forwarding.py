@@ -21,6 +21,7 @@ from otlp_arrow.sinks.destination import (
     TlsFiles,
     check_url,
     choose_transport,
+    usual_batch_bytes,
 )
 from otlp_arrow.sinks.retry import RetrySettings
 
@@ -98,7 +99,7 @@ def _build(
         tls=_tls(key, own, url),
         compression=compression,
         timeout_s=value("timeout_secs"),
-        max_batch_bytes=value("max_batch_bytes"),
+        max_batch_bytes=value("max_batch_bytes") or usual_batch_bytes(transport),
         max_in_flight=value("max_in_flight"),
         max_backlog_bytes=value("max_backlog_bytes"),
         retry=RetrySettings(retry.initial_interval_secs, retry.max_interval_secs),

@@ -257,9 +257,10 @@ class ForwardingSettings(_Section):
     signals: _Signals = _setting(
         ("traces", "metrics", "logs"), "Which signals are sent on.", "some of traces, metrics, logs"
     )
-    max_batch_bytes: _BatchBytes = _setting(
-        limits.FORWARD_BATCH_BYTES,
-        "Stored requests are merged up to this size.",
+    max_batch_bytes: _BatchBytes | None = _setting(
+        None,
+        f"Stored requests are merged up to this size; {limits.FORWARD_BATCH_BYTES // limits.MIB} MiB if not given, "
+        f"{limits.FORWARD_FLIGHT_BATCH_BYTES // limits.MIB} MiB to Arrow Flight.",
         f"{_SIZE}, 1KiB to {limits.MAX_REQUEST_BYTES // limits.MIB}MiB",
     )
     max_in_flight: _InFlight = _setting(4, "Requests of one signal under way at once.", "1 to 64")

@@ -102,7 +102,8 @@ def _destination(view: DestinationView, now_ns: int) -> dict[str, Any]:
     age_s = 0.0 if view.oldest_ns is None else max(0.0, (now_ns - view.oldest_ns) / 1e9)
     return {
         "name": view.name,
-        "cursor": view.sequence,
+        "cursor": min(view.sequences.values(), default=0),
+        "cursors": _by_name(view.sequences),
         "lag_records": _by_name(view.lag_rows),
         "lag_bytes": view.lag_bytes,
         "lag_secs": round(age_s, 3),
@@ -189,7 +190,7 @@ def _destinations_table(view: DirectoryView) -> Table:
         found = _destination(destination, time.time_ns())
         table.add_row(
             destination.name,
-            str(destination.sequence),
+            str(found["cursor"]),
             f"{sum(destination.lag_rows.values()):,}",
             _size(destination.lag_bytes),
             f"{found['lag_secs']:.0f}",

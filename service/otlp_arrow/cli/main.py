@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 it did not work, a line on stderr says why; 2 a flag or se
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -16,6 +17,8 @@ def main() -> None:
         from otlp_arrow.cli.healthcheck import healthcheck
 
         sys.exit(healthcheck())
+    # gRPC's libraries print past every log and its format; what went wrong comes back as an error too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from otlp_arrow.cli.commands import app
 
     try:

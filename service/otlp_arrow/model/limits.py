@@ -237,6 +237,14 @@ FORWARD_BATCH_BYTES = 2 * MIB
 """Default size up to which stored requests are merged into one: below the 4 MiB that many gRPC servers take
 by default, and some 4,500 spans."""
 
+FORWARD_FLIGHT_BATCH_BYTES = 4 * MIB
+"""The same for Arrow Flight: a DoPut of 130 columns costs 2 ms whatever is in it: 0.45 µs a span of 2 MiB,
+half of that of 4. More would fill a gateway's memory: as Arrow it is twice as much, and four are under way."""
+
+FLIGHT_PUT_BYTES = 8 * MIB
+"""Arrow data in one record batch of a DoPut: 3 MiB of it as OTLP, so that a gateway that sends it on as OTLP stays
+below the 4 MiB of many servers."""
+
 FORWARD_LINGER_S = 0.1
 """A forwarder that has nothing under way waits so long for company before it sends a small request on."""
 
@@ -259,6 +267,13 @@ counted. The records themselves are in the segments."""
 
 MAX_REMOTE_MESSAGE_CHARS = 300
 """As much of a remote's message is logged and shown."""
+
+LOOK_TIMEOUT_S = 2.0
+"""A remote that closes connections without a word is greeted once more, to see whether TLS is the cause; a handshake
+takes two round trips."""
+
+LOOK_INTERVAL_S = 30.0
+"""It is greeted so often at most, and what was seen counts meanwhile."""
 
 COMPRESS_INLINE_BYTES = 32 * KIB
 """Forwarded bodies up to this size are compressed on the event loop (below a millisecond), others in a thread."""

@@ -227,7 +227,7 @@ EXPORTER_SECONDS = Metric(
 EXPORTER_BREAKER = Metric(
     "otlp_arrow_exporter_breaker_state",
     "gauge",
-    "Circuit breaker of a destination: 0 closed, 1 half-open (one request tries), 2 open (none).",
+    "Circuit breaker of a destination, the worst of its signals: 0 closed, 1 half-open (one tries), 2 open (none).",
     _EXPORTER,
 )
 

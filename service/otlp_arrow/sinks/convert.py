@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from otlp_arrow import codec
 from otlp_arrow.codec import BatchBuilder
-from otlp_arrow.model import Batch, Encoding, Rejected, Signal
+from otlp_arrow.model import Batch, Encoding, Parts, Rejected, Signal
 from otlp_arrow.storage.frames import Frame
 from otlp_arrow.storage.gathering import columns_of_frame
 
@@ -42,19 +42,21 @@ def needs_thread(frames: Sequence[Frame], encoding: Encoding) -> bool:
     return encoding is Encoding.ARROW or any(f.encoding is Encoding.ARROW for f in frames)
 
 
-def convert(frames: Sequence[Frame], encoding: Encoding, builder: BatchBuilder | None = None) -> Converted:
-    """Frames of one signal as one batch in ``encoding``, in their order.
+def convert(
+    frames: Sequence[Frame], encoding: Encoding, builder: BatchBuilder | None = None, *, join: bool = True
+) -> Converted:
+    """Frames of one signal as one batch in ``encoding``, in their order; of OTLP in parts, if not to ``join``.
 
     ``builder`` (for ``ARROW``) lends the batch its memory: the batch is valid until it is cleared.
     """
     signal = frames[0].signal
     if encoding is Encoding.OTLP:
-        return _as_otlp(signal, frames)
+        return _as_otlp(signal, frames, join=join)
     assert builder is not None
     return _as_arrow(signal, frames, builder)
 
 
-def _as_otlp(signal: Signal, frames: Sequence[Frame]) -> Converted:
+def _as_otlp(signal: Signal, frames: Sequence[Frame], *, join: bool) -> Converted:
     if len(frames) == 1 and frames[0].encoding is Encoding.OTLP:
         return Converted(Batch(signal, frames[0].payload), frames[0].rows)
     payloads: list[bytes] = []
@@ -74,7 +76,7 @@ def _as_otlp(signal: Signal, frames: Sequence[Frame]) -> Converted:
         done.refusals += refusals
         done.rows += columns.num_rows - sum(r.rows for r in refusals)
     if done.rows:
-        done.batch = Batch(signal, b"".join(payloads))
+        done.batch = Batch(signal, b"".join(payloads) if join else Parts(payloads))
     return done
 
 

@@ -58,7 +58,8 @@ class _NotTaken(Exception):
 
 
 class Delivery:
-    """All that goes to one destination: its senders share a breaker, a pace, and the pauses that it asks for."""
+    """All that goes to one destination of one signal: its senders share a breaker, a pace, and the pauses that the
+    remote asks for."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Delivery:
         self._uniform = uniform
         self._answered = asyncio.Event()  # set, and replaced, when a request ends
         self._not_before = 0.0  # the remote asked for a pause until then
-        self._at_once: float = destination.max_in_flight * len(destination.signals)
+        self._at_once: float = destination.max_in_flight
         self._pools = {signal: BuilderPool(signal) for signal in Signal}
 
     async def settle(self, parcel: Parcel) -> None:
@@ -139,9 +140,10 @@ class Delivery:
             progress.refuse(refused_frame(frame, str(refusal)) for frame in frames)
 
     async def _convert(self, frames: list[Frame], builder: BatchBuilder | None) -> Converted:
+        join = not self._sink.takes_parts
         if not needs_thread(frames, self._sink.encoding):
-            return convert(frames, self._sink.encoding)
-        return await self._in_thread(convert, frames, self._sink.encoding, builder)
+            return convert(frames, self._sink.encoding, join=join)
+        return await self._in_thread(convert, frames, self._sink.encoding, builder, join=join)
 
     async def _settle_alone(self, frame: Frame, refusal: Permanent, progress: Progress) -> None:
         """One request that the remote refuses: in parts if it is too large, without the records that were
@@ -197,7 +199,7 @@ class Delivery:
             except Transient as error:
                 if error.fault is Fault.ADDRESS and self._standing.takes_others(batch.signal):
                     raise _NotTaken(str(error)) from None
-                self._standing.failed(error)
+                self._standing.failed(batch.signal, error)
                 if error.retry_after_s is not None:
                     self._not_before = max(self._not_before, self._monotonic() + error.retry_after_s)
             else:
@@ -226,7 +228,8 @@ class Delivery:
             if isinstance(answer, Permit):
                 return answer
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._answered.wait(), None if math.isinf(answer.wait_s) else answer.wait_s)
+                async with asyncio.timeout(None if math.isinf(answer.wait_s) else answer.wait_s):
+                    await self._answered.wait()
 
     def _learn_pace(self, *, busy: bool) -> None:
         """A remote that is busy gets half as many requests at once, and one more after each round of successes;
@@ -234,8 +237,7 @@ class Delivery:
         if busy:
             self._at_once = max(1.0, min(self._at_once, self.in_flight) / 2)
         else:
-            most = self._destination.max_in_flight * len(self._destination.signals)
-            self._at_once = min(most, self._at_once + 1 / self._at_once)
+            self._at_once = min(self._destination.max_in_flight, self._at_once + 1 / self._at_once)
 
     async def _try(self, batch: Batch, permit: Permit) -> DeliveryResult:
         """One request; the breaker hears of it whatever happens."""

@@ -10,7 +10,7 @@ from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from otlp_arrow.model import OtlpConfigError, Signal
-from otlp_arrow.model.limits import FORWARD_BATCH_BYTES, GIB
+from otlp_arrow.model.limits import FORWARD_BATCH_BYTES, FORWARD_FLIGHT_BATCH_BYTES, GIB
 from otlp_arrow.sinks.auth import Credentials, Headers
 from otlp_arrow.sinks.breaker import BreakerSettings
 from otlp_arrow.sinks.retry import RetrySettings
@@ -98,6 +98,11 @@ def choose_transport(url: str, protocol: str) -> Transport:
         return "grpc" if protocol == "grpc" else "http"
     address = urlsplit(url)
     return "http" if address.path.strip("/") or address.port == OTLP_HTTP_PORT else "grpc"
+
+
+def usual_batch_bytes(transport: Transport) -> int:
+    """Up to what size stored requests are merged if nobody says."""
+    return FORWARD_FLIGHT_BATCH_BYTES if transport == "arrow_flight" else FORWARD_BATCH_BYTES
 
 
 def check_url(key: str, url: str | None, protocol: str) -> str:

@@ -13,7 +13,7 @@ import json
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,7 +21,9 @@ import pyarrow as pa
 from pyarrow import flight
 
 from otlp_arrow.model import Batch, Encoding, Signal
+from otlp_arrow.model.limits import FLIGHT_PUT_BYTES
 from otlp_arrow.sinks import tls
+from otlp_arrow.sinks.causes import Causes
 from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.retry import judge_grpc, one_line, retry_info
 from otlp_arrow.sinks.sink import DeliveryError, DeliveryResult, Permanent, Transient
@@ -46,12 +48,14 @@ _CODES: tuple[tuple[type[BaseException], str], ...] = (
 
 
 class FlightSink:
-    """One Flight client; each batch is a ``DoPut`` of its own."""
+    """One Flight client; each batch is a ``DoPut`` of its own, in parts if it is large."""
 
     encoding = Encoding.ARROW
+    takes_parts = False
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
+        self._causes = Causes(destination)
         self._trailers = _Trailers()
         self._tls_version = tls.version_of(destination.tls)
         self._tls = self._load_tls()
@@ -76,7 +80,12 @@ class FlightSink:
         assert batch.columns is not None
         self._reconnect_if_rotated()
         client, columns = self._client, batch.columns
-        return await self._threads.run(lambda: self._put(client, batch.signal, columns))
+        try:
+            result = await self._threads.run(lambda: self._put(client, batch.signal, columns))
+        except Transient as error:
+            raise await self._causes.explain(error) from None
+        self._causes.worked()
+        return result
 
     def _put(self, client: Any, signal: Signal, columns: pa.RecordBatch) -> DeliveryResult:
         headers = [(name.lower().encode(), value.encode()) for name, value in self._destination.request_headers()]
@@ -127,7 +136,8 @@ def _do_put(client: Any, signal: Signal, columns: pa.RecordBatch, options: Any) 
     writer, reader = client.do_put(descriptor, columns.schema, options=options)
     answers: list[bytes] = []
     try:
-        writer.write_batch(columns)
+        for part in _parts(columns):
+            writer.write_batch(part)
         writer.done_writing()
         while (answer := reader.read()) is not None:
             answers.append(answer.to_pybytes())
@@ -136,6 +146,17 @@ def _do_put(client: Any, signal: Signal, columns: pa.RecordBatch, options: Any) 
         raise
     writer.close()
     return answers
+
+
+def _parts(columns: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Slices of at most about ``FLIGHT_PUT_BYTES``; they share dictionaries, which are sent once."""
+    count = max(1, -(-columns.nbytes // FLIGHT_PUT_BYTES))
+    if count == 1:
+        yield columns
+        return
+    rows = -(-columns.num_rows // count)
+    for start in range(0, columns.num_rows, rows):
+        yield columns.slice(start, rows)
 
 
 def _result(answers: list[bytes], rows: int) -> DeliveryResult:

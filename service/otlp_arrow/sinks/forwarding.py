@@ -40,7 +40,7 @@ class Forwarding:
         self._forwarders = [
             Forwarder(
                 destination,
-                store.register_reader(destination.name, destination.max_backlog_bytes),
+                store.register_reader(destination.name, destination.max_backlog_bytes, destination.signals),
                 sink_of(destination),
                 refused,
                 meter,

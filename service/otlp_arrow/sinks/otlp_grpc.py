@@ -11,10 +11,11 @@ import grpc.aio
 from otlp_arrow.model import Batch, Encoding, Signal
 from otlp_arrow.model.limits import MAX_REPLY_BYTES
 from otlp_arrow.sinks import tls
+from otlp_arrow.sinks.causes import Causes
 from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.replies import partial_success
 from otlp_arrow.sinks.retry import judge_grpc, retry_info
-from otlp_arrow.sinks.sink import DeliveryError, DeliveryResult
+from otlp_arrow.sinks.sink import DeliveryError, DeliveryResult, Transient
 
 METHODS = {
     Signal.TRACES: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
@@ -32,10 +33,12 @@ class OtlpGrpcSink:
     """One channel to one remote; gRPC mends the connection by itself."""
 
     encoding = Encoding.OTLP
+    takes_parts = False
 
     def __init__(self, destination: Destination) -> None:
         """Raises ``OtlpConfigError`` for certificates that cannot be used."""
         self._destination = destination
+        self._causes = Causes(destination)
         self._channel: grpc.aio.Channel | None = None
         self._calls: dict[Signal, Any] = {}
         self._tls_version = tls.version_of(destination.tls)
@@ -62,7 +65,9 @@ class OtlpGrpcSink:
                 batch.payload_bytes, metadata=metadata, timeout=self._destination.timeout_s
             )
         except grpc.aio.AioRpcError as error:
-            raise _judge(error) from None
+            judged = _judge(error)
+            raise await self._causes.explain(judged) if isinstance(judged, Transient) else judged from None
+        self._causes.worked()
         return partial_success(batch.signal, reply)
 
     # -- the channel -----------------------------------------------------------------------------

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 import ssl
 import time
 import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 import pyarrow as pa
+from aiohttp.abc import AbstractStreamWriter
 
 from otlp_arrow import __version__
-from otlp_arrow.model import Batch, Encoding
-from otlp_arrow.model.limits import COMPRESS_INLINE_BYTES, MAX_REPLY_BYTES
+from otlp_arrow.model import Batch, Encoding, Parts
+from otlp_arrow.model.limits import COMPRESS_INLINE_BYTES, KIB, MAX_REPLY_BYTES
 from otlp_arrow.sinks import tls
+from otlp_arrow.sinks.causes import Causes
 from otlp_arrow.sinks.destination import Destination, signal_url
 from otlp_arrow.sinks.replies import failure_message, partial_success, partial_success_json
 from otlp_arrow.sinks.retry import judge_http, one_line, retry_after
@@ -28,15 +30,18 @@ _PROTOBUF = "application/x-protobuf"
 # Level 1 of zlib takes a third of the time of its default for a tenth more bytes; zstd's is its fastest too.
 _GZIP_LEVEL = 1
 _ZSTD_LEVEL = 1
+_PIECE_BYTES = 64 * KIB
 
 
 class OtlpHttpSink:
     """One client session to one remote."""
 
     encoding = Encoding.OTLP
+    takes_parts = True
 
     def __init__(self, destination: Destination, executor: Executor | None = None) -> None:
         self._destination = destination
+        self._causes = Causes(destination)
         self._executor = executor  # for compression
         self._session: aiohttp.ClientSession | None = None
         self._tls_version = tls.version_of(destination.tls)
@@ -61,22 +66,22 @@ class OtlpHttpSink:
         assert batch.encoding is Encoding.OTLP
         await self._reconnect_if_rotated()
         assert self._session is not None
-        body = await self._compressed(batch.payload_bytes)
+        body = await self._body(batch)
         headers = {**self._fixed, **dict(self._destination.request_headers())}
         try:
             async with self._session.post(
                 signal_url(self._destination, batch.signal),
-                data=io.BytesIO(body),  # read piece by piece; plain bytes would be written in one go
+                data=body,
                 headers=headers,
                 allow_redirects=False,  # a redirected POST becomes a GET, and its page a success
             ) as response:
-                return self._judge(batch, response, await _read_reply(response))
+                result = self._judge(batch, response, await _read_reply(response))
         except TimeoutError:
             raise Transient(f"no answer within {self._destination.timeout_s:g} s") from None
-        except aiohttp.ClientError as error:
-            raise Transient(one_line(_cause(error))) from None
-        except ssl.SSLError as error:
-            raise Transient(one_line(str(error))) from None
+        except (aiohttp.ClientError, ssl.SSLError) as error:
+            raise await self._causes.explain(Transient(one_line(_cause(error)))) from None
+        self._causes.worked()
+        return result
 
     def _judge(self, batch: Batch, response: aiohttp.ClientResponse, reply: bytes) -> DeliveryResult:
         kind = response.content_type
@@ -93,13 +98,15 @@ class OtlpHttpSink:
             message = str(response.reason or "")
         raise judge_http(response.status, message, retry_after(response.headers.get("Retry-After"), time.time()))
 
-    async def _compressed(self, payload: bytes) -> bytes:
+    async def _body(self, batch: Batch) -> _Body:
+        parts = batch.payload.parts if isinstance(batch.payload, Parts) else (batch.payload,)
         compress = {"gzip": _gzip, "zstd": _zstd}.get(self._destination.compression)
         if compress is None:
-            return payload
-        if len(payload) <= COMPRESS_INLINE_BYTES:
-            return compress(payload)
-        return await asyncio.get_running_loop().run_in_executor(self._executor, compress, payload)
+            return _Body(parts)
+        if sum(map(len, parts)) <= COMPRESS_INLINE_BYTES:
+            return _Body([compress(b"".join(parts))])
+        loop = asyncio.get_running_loop()
+        return _Body([await loop.run_in_executor(self._executor, lambda: compress(b"".join(parts)))])
 
     # -- the session -----------------------------------------------------------------------------
 
@@ -126,6 +133,39 @@ class OtlpHttpSink:
             await former.close()
 
 
+class _Body(aiohttp.Payload):
+    """A body in pieces that are written as they are. Joined, and read out of a ``BytesIO``, each byte would be copied
+    three times more: 0.3 µs a span."""
+
+    def __init__(self, parts: Sequence[bytes | memoryview]) -> None:
+        super().__init__(parts, content_type=_PROTOBUF)
+        self._size = sum(map(len, parts))
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        for piece in _pieces(self._value):
+            await writer.write(piece)
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        await self.write(writer)  # the length is ours
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        raise TypeError("protobuf is no text")
+
+
+def _pieces(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Small parts joined, since each write is a call; large ones as they are."""
+    small: list[bytes] = []
+    size = 0
+    for part in parts:
+        small.append(part)
+        size += len(part)
+        if size >= _PIECE_BYTES:
+            yield small[0] if len(small) == 1 else b"".join(small)
+            small, size = [], 0
+    if small:
+        yield b"".join(small)
+
+
 async def _read_reply(response: aiohttp.ClientResponse) -> bytes:
     """The body as far as anybody may send one."""
     reply = bytearray()
@@ -136,9 +176,11 @@ async def _read_reply(response: aiohttp.ClientResponse) -> bytes:
     return bytes(reply)
 
 
-def _cause(error: aiohttp.ClientError) -> str:
+def _cause(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return str(error.certificate_error)
+    if isinstance(error, aiohttp.ClientConnectorSSLError):
+        return str(error.os_error)
     if isinstance(error, aiohttp.ClientConnectorError):
         reason = error.os_error
         # asyncio's own text says less than the system's.

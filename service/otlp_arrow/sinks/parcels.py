@@ -55,36 +55,33 @@ class Parcel:
 
 
 class Packer:
-    """Frames into parcels of up to ``max_bytes`` (a larger frame goes alone), each of one signal and in order.
+    """A signal's frames into parcels of up to ``max_bytes`` (a larger frame goes alone), in order.
 
     A parcel stays open for the frames of the next stretch until it is full or closed.
     """
 
-    def __init__(self, signals: frozenset[Signal], max_bytes: int) -> None:
-        self._signals = signals
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._open: dict[Signal, Parcel] = {}
+        self._open: Parcel | None = None
 
     def add(self, frames: Iterable[Frame], now: float) -> list[Parcel]:
-        """Take the frames of the wanted signals; the parcels that were begun for them, oldest first."""
+        """Take frames; the parcels that were begun for them, oldest first."""
         begun: list[Parcel] = []
+        parcel = self._open
         for frame in frames:
-            if frame.signal not in self._signals:
-                continue
             size = len(frame.payload)
-            parcel = self._open.get(frame.signal)
             if parcel is None or parcel.closed or parcel.nbytes + size > self._max_bytes:
                 if parcel is not None:
                     parcel.closed = True
-                parcel = self._open[frame.signal] = Parcel([], 0, now)
+                parcel = Parcel([], 0, now)
                 begun.append(parcel)
             parcel.frames.append(frame)
             parcel.nbytes += size
+        self._open = parcel
         return begun
 
     def close(self, begun_before: float) -> None:
-        """Nothing more goes into the parcels that were begun before that moment."""
-        for signal, parcel in list(self._open.items()):
-            if parcel.begun <= begun_before:
-                parcel.closed = True
-                del self._open[signal]
+        """Nothing more goes into the parcel if it was begun before that moment."""
+        if self._open is not None and self._open.begun <= begun_before:
+            self._open.closed = True
+            self._open = None

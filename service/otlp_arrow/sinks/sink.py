@@ -55,6 +55,9 @@ class DeliveryResult:
 class Sink(Protocol):
     """One remote. An async context manager; ``send`` may be called several times at once."""
 
+    takes_parts: bool
+    """Whether ``send`` takes OTLP batches in parts that are not joined."""
+
     @property
     def encoding(self) -> Encoding:
         """What ``send`` takes: ``OTLP`` batches by their payload, ``ARROW`` batches by their columns."""

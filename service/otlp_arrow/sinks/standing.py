@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 from otlp_arrow.model import Signal
 from otlp_arrow.model.limits import HINT_INTERVAL_S
@@ -22,6 +23,15 @@ _WORDS = {
 }
 
 
+@dataclass(slots=True)
+class _Trouble:
+    """Failures of a signal in a row; they are news once ``error`` is there."""
+
+    failures: int
+    since: float
+    error: Transient | None = None
+
+
 class Standing:
     """One destination's. ``who`` begins each line of the log."""
 
@@ -29,32 +39,31 @@ class Standing:
         self.who = f"forwarding to {destination.name} ({destination.url})"
         self.died = ""
         self._monotonic = monotonic
-        self._trouble: Transient | None = None
-        self._since = 0.0
-        self._failures = 0
+        self._troubles: dict[Signal, _Trouble] = {}
         self._delivered: set[Signal] = set()
         self._not_taken: dict[Signal, str] = {}
         self._said: dict[str, float] = {}
         self._unsaid: dict[str, int] = {}
 
-    @property
-    def needs_a_person(self) -> bool:
-        """Whether trying again helps nobody before a setting is corrected."""
-        return self._trouble is not None and self._trouble.fault in (Fault.CREDENTIALS, Fault.ADDRESS)
+    def in_trouble(self, signal: Signal) -> bool:
+        """Whether the remote is not to be had for a signal, or a person has to correct a setting first. One that is
+        busy and says so is there."""
+        trouble = self._troubles.get(signal)
+        return trouble is not None and trouble.error is not None and trouble.error.fault is not Fault.BUSY
 
     def reason(self) -> str:
         """A sentence, empty if all is well."""
         if self.died:
             return self.died
-        if self._trouble is not None:
-            return f"{_WORDS[self._trouble.fault]}: {self._trouble}"
+        for signal, trouble in self._news():
+            return self._text(signal, trouble)
         for signal, why in self._not_taken.items():
             return f"does not take {signal.value} ({why}); name the others in the setting signals"
         return ""
 
     def trouble_s(self) -> float:
         """How long it has been so."""
-        return 0.0 if self._trouble is None else self._monotonic() - self._since
+        return max((self._monotonic() - trouble.since for _, trouble in self._news()), default=0.0)
 
     def takes_others(self, signal: Signal) -> bool:
         """The address is right, then: it is this signal that has no service there."""
@@ -63,26 +72,32 @@ class Standing:
     def succeeded(self, signal: Signal) -> None:
         self._delivered.add(signal)
         self._not_taken.pop(signal, None)
-        self._failures = 0
-        if self._trouble is not None:
-            self._trouble = None
-            self._say("works", "%s: works again after %.0f s", 0, self.who, self._monotonic() - self._since)
+        trouble = self._troubles.pop(signal, None)
+        if trouble is not None and trouble.error is not None and not any(self._news()):
+            self._say("works", "%s: works again after %.0f s", 0, self.who, self._monotonic() - trouble.since)
 
-    def failed(self, error: Transient) -> None:
+    def failed(self, signal: Signal, error: Transient) -> None:
         """One failure that the next try mends is no news; three in a row, or a wrong setting, are."""
-        self._failures += 1
-        if self._failures == 1:
-            self._first_failure = self._monotonic()
+        trouble = self._troubles.setdefault(signal, _Trouble(0, self._monotonic()))
+        trouble.failures += 1
         needs_a_person = error.fault in (Fault.CREDENTIALS, Fault.ADDRESS)
-        if self._trouble is None:
-            if self._failures < _FAILURES_THAT_ARE_NEWS and not needs_a_person:
-                return
-            self._since = self._first_failure
-        self._trouble = error
-        text = "%s: %s: %s; what is accepted is stored and waits in the WAL"
-        self._say(error.fault.value, text, 0, self.who, _WORDS[error.fault], error)
+        if trouble.error is None and trouble.failures < _FAILURES_THAT_ARE_NEWS and not needs_a_person:
+            return
+        trouble.error = error
+        text = "%s: %s; what is accepted is stored and waits in the WAL"
+        self._say(error.fault.value, text, 0, self.who, self._text(signal, trouble))
+
+    def _news(self) -> Iterator[tuple[Signal, _Trouble]]:
+        return ((signal, trouble) for signal, trouble in self._troubles.items() if trouble.error is not None)
+
+    def _text(self, signal: Signal, trouble: _Trouble) -> str:
+        assert trouble.error is not None
+        text = f"{_WORDS[trouble.error.fault]}: {trouble.error}"
+        # Where others get through it is no outage.
+        return f"{signal.value}: {text}" if self._delivered - self._troubles.keys() else text
 
     def not_taken(self, signal: Signal, why: str) -> None:
+        self._troubles.pop(signal, None)  # it is decided on
         if signal not in self._not_taken:
             self._not_taken[signal] = why
             log.error("%s: it takes no %s (%s): they are stored and not forwarded", self.who, signal.value, why)

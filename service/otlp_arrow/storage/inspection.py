@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from otlp_arrow.model import Corrupt, OtlpIOError, Signal
-from otlp_arrow.storage.cursor import Sequences, load_cursor
+from otlp_arrow.storage.cursor import Sequences, decode_cursor, load_cursor
 from otlp_arrow.storage.disk import Disk, SystemDisk
 from otlp_arrow.storage.frames import FILE_HEADER, Damage, read_file_header, scan
 from otlp_arrow.storage.layout import FORWARD_PREFIX, SEGMENT_SUFFIX, WAL_SUFFIX, Layout
-from otlp_arrow.storage.readers import decode_position
 from otlp_arrow.storage.segment import Reading, read_segment
 
 _Held = tuple[int, Signal, int, int, int]  # sequence, signal, rows, payload bytes, received (ns) of a frame
@@ -60,7 +59,7 @@ class DestinationView:
     """A destination of forwarding: what the WAL holds above its stored cursor. It may be further by a second."""
 
     name: str
-    sequence: int
+    sequences: Sequences
     lag_rows: dict[Signal, int]
     lag_bytes: int
     oldest_ns: int | None  # when the oldest of it was received
@@ -128,13 +127,13 @@ def _destinations(disk: Disk, layout: Layout, held: list[_Held], problems: list[
         if not path.name.startswith(FORWARD_PREFIX):
             continue
         try:
-            cursor = decode_position(path, disk.read(path))
+            cursor = decode_cursor(path, disk.read(path))
         except FileNotFoundError:
             continue
         except Corrupt as error:
             problems.append(str(error))
             continue
-        lag = [frame for frame in held if frame[0] > cursor]
+        lag = [frame for frame in held if frame[1] in cursor and frame[0] > cursor[frame[1]]]
         views.append(
             DestinationView(
                 path.stem.removeprefix(FORWARD_PREFIX),

@@ -1,4 +1,4 @@
-"""One destination's way through the log: where it reads, what it confirmed, what it gave up.
+"""One destination's way through the log, signal by signal: where it reads, what it confirmed, what it gave up.
 
 ::
 
@@ -8,6 +8,9 @@
        └ the same, durably: the log keeps what lies above
 
 ``floor`` overtakes them all when the backlog outgrows its bound: what lies below may be deleted.
+
+Each signal has a way of its own, so that a remote which is slow on one of them does not hold up the others; their
+cursors are stored together.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from otlp_arrow.model import Signal
 from otlp_arrow.model.limits import MAX_FRAME_BYTES, WAL_READ_BYTES
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.frames import FRAME_HEADER, FRAME_MAGIC, FRAMES_BEGIN, Frame, frame_size, scan
@@ -31,8 +35,8 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """Part of the log: its frames in order, up to and including the sequence ``end``. ``total``, where it is
-    known, counts everything up to ``end``, frames that could not be read too."""
+    """Part of the log: a signal's frames in order, up to and including the sequence ``end``. ``total``, where it is
+    known, counts everything of the signal up to ``end``, frames that could not be read too."""
 
     frames: list[Frame]
     end: int
@@ -40,32 +44,33 @@ class Stretch:
 
 
 class WalReader:
-    """A named position in the log. Made by ``Readers.register``; of use once the store is open.
+    """A destination's position in the log for one signal; see ``Backlog``. Of use once the store is open.
 
-    ``read`` (one at a time) and ``store`` block and are called on threads, ``give_up`` on any; the rest belongs to
-    whoever delivers.
+    ``read`` (one at a time) blocks and is called on a thread, ``give_up`` on any; the rest belongs to whoever delivers.
     """
 
-    def __init__(self, name: str, max_backlog_bytes: int) -> None:
+    def __init__(self, name: str, signal: Signal) -> None:
         self.name = name
-        self.max_backlog_bytes = max_backlog_bytes
+        self.signal = signal
         self.position = self.confirmed = self.stored = 0
         self.floor = 0
         self._floor_total = self._read_total = self._confirmed_total = NOTHING
         self._unconfirmed: deque[tuple[int, Tally]] = deque()  # what was taken: sequence, total up to there
-        self._store_lock = threading.Lock()
         self._file_first = 0  # the file that ``read`` stands in, and where
         self._offset = 0
 
     def __repr__(self) -> str:
-        return f"WalReader({self.name}: {self.stored} ≤ {self.confirmed} ≤ {self.position}, floor={self.floor})"
+        return (
+            f"WalReader({self.name}, {self.signal.value}: "
+            f"{self.stored} ≤ {self.confirmed} ≤ {self.position}, floor={self.floor})"
+        )
 
-    def attach(self, wal: Wal, disk: Disk, tail: FreshTail, stored: int, save: Callable[[str, int], None]) -> None:
+    def attach(self, wal: Wal, disk: Disk, tail: FreshTail, stored: int) -> None:
         """Begin above ``stored``."""
-        self._wal, self._disk, self._tail, self._save = wal, disk, tail, save
+        self._wal, self._disk, self._tail = wal, disk, tail
         self.position = self.confirmed = self.stored = stored
-        self._read_total = self._confirmed_total = _tally_up_to(disk, wal.files, stored)
-        tail.note_position(self.name, stored)
+        self._read_total = self._confirmed_total = _tally_up_to(disk, wal.files, self.signal, stored)
+        tail.note_position(self.name, self.signal, stored)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -75,18 +80,23 @@ class WalReader:
         return self._tail.newest
 
     @property
+    def behind(self) -> bool:
+        """Whether the log holds frames of the signal that are not confirmed. May be true a little too long."""
+        return self._tail.newest_of(self.signal) > self.confirmed
+
+    @property
     def unread_bytes(self) -> int:
         """Payload bytes above ``position``."""
-        return self._tail.total.nbytes - self._read_total.nbytes
+        return self._tail.total.of(self.signal).nbytes - self._read_total.nbytes
 
     def wake_after_position(self, wake: Callable[[], object]) -> bool:
         """Call ``wake`` once, on the committing thread, when there is more to read; False if there is."""
-        return self._tail.wake_after(self.name, self.position, wake)
+        return self._tail.wake_after(self.name, self.signal, self.position, wake)
 
     def fresh(self, max_bytes: int) -> Stretch | None:
         """What follows ``position``, about ``max_bytes`` of it, if it is in memory; None if ``read`` must get it."""
-        frames = self._tail.after(self.position, max_bytes)
-        return None if frames is None else Stretch(frames, frames[-1].sequence if frames else self.position)
+        found = self._tail.after(self.signal, self.position, max_bytes)
+        return None if found is None else Stretch(*found)
 
     def read(self, position: int, max_bytes: int) -> Stretch:
         """What follows ``position`` in one file; damaged frames are passed over. Blocks; raises ``OSError``."""
@@ -99,29 +109,32 @@ class WalReader:
             return Stretch(frames, newest)
         following = files[at + 1] if at + 1 < len(files) else None
         limit = min(newest, following.first_sequence - 1) if following else newest
+        if following is not None and files[at].total.of(self.signal) == self._read_total:
+            return Stretch([], limit)  # it holds nothing else of the signal
         while size < max_bytes and position < limit:
             found = self._read_file(files[at], position, limit)
             if not found:
                 position = limit
                 break
-            frames += found
-            size += sum(len(f.payload) for f in found)
+            wanted = [f for f in found if f.signal is self.signal]
+            frames += wanted
+            size += sum(len(f.payload) for f in wanted)
             position = found[-1].sequence
         ended = following is not None and position == limit
-        return Stretch(frames, position, files[at].total if ended else None)
+        return Stretch(frames, position, files[at].total.of(self.signal) if ended else None)
 
     def take(self, stretch: Stretch) -> tuple[list[Frame], Tally]:
         """Go to the end of a stretch: the frames to deal with, and what could not be read on the way."""
         frames = [f for f in stretch.frames if f.sequence > self.position]
         total = self._read_total
         for frame in frames:
-            total = total.plus(frame.signal, frame.rows, len(frame.payload))
+            total = total.plus(frame.rows, len(frame.payload))
             self._unconfirmed.append((frame.sequence, total))
         unreadable = stretch.total.since(total) if stretch.total is not None else NOTHING
         if stretch.end > self.position:
             self.position, self._read_total = stretch.end, stretch.total or total
             self._unconfirmed.append((stretch.end, self._read_total))
-            self._tail.note_position(self.name, self.position)
+            self._tail.note_position(self.name, self.signal, self.position)
         return frames, unreadable
 
     def _read_file(self, file: WalFile, position: int, limit: int) -> list[Frame]:
@@ -165,29 +178,16 @@ class WalReader:
             _, self._confirmed_total = self._unconfirmed.popleft()
         self.confirmed = max(self.confirmed, sequence)
 
-    def store(self) -> None:
-        """Make what is confirmed durable. Raises ``OSError``."""
-        with self._store_lock:
-            confirmed = self.confirmed
-            if confirmed != self.stored:
-                self._save(self.name, confirmed)
-                self.stored = confirmed
-
     def lag(self) -> Tally:
         """What the log holds and the remote has not confirmed yet."""
-        return self._tail.total.since(self._confirmed_total)
+        return self._tail.total.of(self.signal).since(self._confirmed_total)
 
     # -- giving up -------------------------------------------------------------------------------
-
-    @property
-    def needs_above(self) -> int:
-        """The log may delete what lies up to this sequence, as far as this reader is concerned."""
-        return max(self.stored, self.floor)
 
     def give_up(self, file: WalFile) -> None:
         """Nothing up to the end of ``file`` is needed any more. May be called on any thread."""
         if file.last_sequence > self.floor:
-            self._floor_total = file.total
+            self._floor_total = file.total.of(self.signal)
             self.floor = file.last_sequence
 
     def skip_given_up(self) -> Tally:
@@ -198,18 +198,76 @@ class WalReader:
         skipped = total.since(self._read_total)
         self.position, self._read_total = floor, total
         self._unconfirmed.append((floor, total))
-        self._tail.note_position(self.name, floor)
+        self._tail.note_position(self.name, self.signal, floor)
         return skipped
 
 
-def plan_giving_up(files: Sequence[WalFile], reader: WalReader) -> WalFile | None:
-    """The newest file that a reader must give up, with all before it, so that what is kept for it is within
-    its bound; None if it is. The file being written is never given up."""
-    kept = [f for f in files if f.last_sequence > max(reader.confirmed, reader.floor)]
-    total = sum(f.size for f in kept)
+class Backlog:
+    """What the log keeps for one destination: a reader for each signal, a cursor file, a bound. Made by
+    ``Readers.register``; of use once the store is open.
+
+    ``store`` blocks and is called on threads, ``give_up`` on any.
+    """
+
+    def __init__(self, name: str, max_bytes: int, signals: Iterable[Signal]) -> None:
+        self.name = name
+        self.max_bytes = max_bytes
+        self.readers: Mapping[Signal, WalReader] = {s: WalReader(name, s) for s in Signal if s in set(signals)}
+        self._save: Callable[[str, Mapping[Signal, int]], None]
+        self._store_lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Backlog({', '.join(map(repr, self.readers.values()))})"
+
+    def attach(
+        self,
+        wal: Wal,
+        disk: Disk,
+        tail: FreshTail,
+        stored: Mapping[Signal, int],
+        save: Callable[[str, Mapping[Signal, int]], None],
+    ) -> None:
+        """Begin above ``stored``."""
+        self._save = save
+        for signal, reader in self.readers.items():
+            reader.attach(wal, disk, tail, stored[signal])
+
+    def store(self) -> None:
+        """Make what is confirmed durable, of all signals together. Raises ``OSError``."""
+        with self._store_lock:
+            confirmed = {signal: reader.confirmed for signal, reader in self.readers.items()}
+            if any(reader.stored != confirmed[signal] for signal, reader in self.readers.items()):
+                self._save(self.name, confirmed)
+                for signal, reader in self.readers.items():
+                    reader.stored = confirmed[signal]
+
+    @property
+    def confirmed(self) -> int:
+        """Everything up to here is done with, whatever the signal."""
+        return min(max(reader.confirmed, reader.floor) for reader in self.readers.values())
+
+    @property
+    def needs_above(self) -> int:
+        """The log may delete what lies up to this sequence, as far as this destination is concerned."""
+        return min(max(reader.stored, reader.floor) for reader in self.readers.values())
+
+    def give_up(self, file: WalFile) -> None:
+        """Nothing up to the end of ``file`` is needed any more. May be called on any thread."""
+        for reader in self.readers.values():
+            reader.give_up(file)
+
+
+def plan_giving_up(files: Sequence[WalFile], backlog: Backlog, file_bytes: int) -> WalFile | None:
+    """The newest file that a destination must give up, with all before it, so that what is kept for it stays within
+    its bound; None if it does. The file being written is never given up, and counts as full: so does the next one,
+    since nobody looks again before it may have been begun."""
+    kept = [f for f in files if f.last_sequence > backlog.confirmed]
+    if not kept:
+        return None
+    total = sum(f.size for f in kept[:-1]) + max(kept[-1].size, file_bytes) + file_bytes
     last = None
     for file in kept[:-1]:
-        if total <= reader.max_backlog_bytes:
+        if total <= backlog.max_bytes:
             break
         total -= file.size
         last = file
@@ -242,15 +300,15 @@ def _wanted_bytes(block: bytes) -> int:
     return frame_size(length, padding) if magic == FRAME_MAGIC and length <= MAX_FRAME_BYTES else 0
 
 
-def _tally_up_to(disk: Disk, files: Sequence[WalFile], sequence: int) -> Tally:
+def _tally_up_to(disk: Disk, files: Sequence[WalFile], signal: Signal, sequence: int) -> Tally:
     total = NOTHING
     for file in files:
         if file.last_sequence <= sequence:
-            total = file.total
+            total = file.total.of(signal)
             continue
         if file.first_sequence <= sequence:
             for _offset, found in scan(disk.read(file.path), file.first_sequence - 1):
-                if isinstance(found, Frame) and found.sequence <= sequence:
-                    total = total.plus(found.signal, found.rows, len(found.payload))
+                if isinstance(found, Frame) and found.signal is signal and found.sequence <= sequence:
+                    total = total.plus(found.rows, len(found.payload))
         break
     return total

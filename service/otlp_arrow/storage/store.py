@@ -28,7 +28,7 @@ from otlp_arrow.storage.ipc import END_OF_STREAM
 from otlp_arrow.storage.layout import SEGMENT_SUFFIX, Layout, segment_number
 from otlp_arrow.storage.lock import DirectoryLock
 from otlp_arrow.storage.quarantine import Quarantine
-from otlp_arrow.storage.reader import WalReader
+from otlp_arrow.storage.reader import Backlog
 from otlp_arrow.storage.readers import Readers
 from otlp_arrow.storage.retention import Expiry, plan_newest, plan_retention
 from otlp_arrow.storage.segment import Reading, SegmentFile, UnitRange, close_after, read_segment
@@ -349,9 +349,9 @@ class Store:
         self._advance_cursor(up_to)
         return self.wal.release(free)
 
-    def register_reader(self, name: str, max_backlog_bytes: int) -> WalReader:
+    def register_reader(self, name: str, max_backlog_bytes: int, signals: Iterable[Signal] = Signal) -> Backlog:
         """A reader of the log that keeps what it has not confirmed, up to a bound. Before ``open``."""
-        return self.readers.register(name, max_backlog_bytes)
+        return self.readers.register(name, max_backlog_bytes, signals)
 
     def make_room(self) -> int:
         """The disk is full: the oldest file that only readers still need goes. Bytes freed, 0 if there is none.

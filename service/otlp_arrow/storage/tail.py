@@ -7,28 +7,34 @@ file. Who falls out of the bound reads the files from its position (``storage.re
 from __future__ import annotations
 
 import threading
+from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 
+from otlp_arrow.model import Signal
 from otlp_arrow.model.batch import joined
 from otlp_arrow.model.limits import FRESH_TAIL_BYTES
 from otlp_arrow.storage.frames import Frame
-from otlp_arrow.storage.tally import Tally
+from otlp_arrow.storage.tally import Tallies
 from otlp_arrow.storage.wal import Entry
 
 
 class FreshTail:
-    """The newest confirmed frames. The commit thread appends; each reader takes on a thread of its own."""
+    """The newest confirmed frames of each signal. The commit thread appends; readers take on threads of their own."""
 
-    def __init__(self, newest: int, total: Tally, max_bytes: int = FRESH_TAIL_BYTES) -> None:
+    def __init__(self, newest: int, total: Tallies, max_bytes: int = FRESH_TAIL_BYTES) -> None:
         self._lock = threading.Lock()
         self._max_bytes = max_bytes
-        self._entries: dict[int, Entry] = {}  # by sequence, without gaps
-        self._oldest = newest + 1  # the sequence of the oldest frame held, or of the next one
+        # By signal: its frames with their sequences. Payloads in parts are joined for a reader that wants them.
+        self._entries: dict[Signal, deque[tuple[int, Entry]]] = {signal: deque() for signal in Signal}
+        self._complete_above = dict.fromkeys(Signal, newest)  # every frame of the signal above this is held
+        self._newest_of = dict.fromkeys(Signal, newest)  # at most: what lies there already is not looked at
         self._held_bytes = 0
         self._newest = newest
         self._total = total
-        self._positions: dict[str, int] = {}
-        self._waiting: dict[str, Callable[[], object]] = {}
+        self._positions: dict[Signal, dict[str, int]] = {signal: {} for signal in Signal}
+        self._waiting: dict[Signal, dict[str, Callable[[], object]]] = {signal: {} for signal in Signal}
 
     @property
     def newest(self) -> int:
@@ -36,7 +42,7 @@ class FreshTail:
         return self._newest
 
     @property
-    def total(self) -> Tally:
+    def total(self) -> Tallies:
         """What the log held when it was opened, and everything since."""
         return self._total
 
@@ -45,59 +51,82 @@ class FreshTail:
         """Payload bytes in memory."""
         return self._held_bytes
 
-    def append(self, first: int, entries: Sequence[Entry], total: Tally) -> None:
+    def newest_of(self, signal: Signal) -> int:
+        """The newest sequence of a signal, or one above it that is of another."""
+        return self._newest_of[signal]
+
+    def append(self, first: int, entries: Sequence[Entry], total: Tallies) -> None:
         """Entries that were confirmed just now; ``total`` counts them in."""
+        woken: list[Callable[[], object]] = []
         with self._lock:
-            if self._positions:
-                for sequence, entry in enumerate(entries, first):
-                    self._entries[sequence] = entry
+            touched: dict[Signal, int] = {}
+            for sequence, entry in enumerate(entries, first):
+                signal = entry.signal
+                touched[signal] = sequence
+                if self._positions[signal]:
+                    self._entries[signal].append((sequence, entry))
                     self._held_bytes += len(entry.payload)
             self._newest = first + len(entries) - 1
             self._total = total
-            self._drop()
-            woken = list(self._waiting.values())
-            self._waiting.clear()
+            for signal, sequence in touched.items():
+                self._newest_of[signal] = sequence
+                if not self._positions[signal]:
+                    self._complete_above[signal] = sequence
+                woken += self._waiting[signal].values()
+                self._waiting[signal].clear()
+            self._drop_oldest()
         for wake in woken:
             wake()
 
-    def after(self, position: int, max_bytes: int) -> list[Frame] | None:
-        """Frames above ``position``, about ``max_bytes`` of them; None if they are not in memory any more."""
+    def after(self, signal: Signal, position: int, max_bytes: int) -> tuple[list[Frame], int] | None:
+        """Frames of a signal above ``position``, about ``max_bytes`` of them, and the sequence up to which these are
+        all; None if they are not in memory any more."""
         with self._lock:
-            if position + 1 < self._oldest:
+            if position < self._complete_above[signal]:
                 return None
             found: list[tuple[int, Entry]] = []
             size = 0
-            while size < max_bytes and (entry := self._entries.get(position + 1)) is not None:
-                position += 1
-                found.append((position, entry))
+            entries = self._entries[signal]
+            complete_to = max(position, self._newest)
+            for sequence, entry in islice(entries, bisect_right(entries, position, key=_sequence), None):
+                if size >= max_bytes:
+                    complete_to = found[-1][0]
+                    break
+                found.append((sequence, entry))
                 size += len(entry.payload)
-        # Payloads in parts are joined here, for a reader that wants them; most never are.
         return [
             Frame(sequence, e.signal, e.encoding, e.rows, e.received_ns, joined(e.payload)) for sequence, e in found
-        ]
+        ], complete_to
 
-    def note_position(self, name: str, position: int) -> None:
-        """A reader has everything up to ``position``; what all have is dropped."""
+    def note_position(self, name: str, signal: Signal, position: int) -> None:
+        """A reader has every frame of a signal up to ``position``; what all have is dropped."""
         with self._lock:
-            self._positions[name] = position
-            self._drop()
+            self._positions[signal][name] = position
+            passed = min(self._positions[signal].values())
+            entries = self._entries[signal]
+            while entries and entries[0][0] <= passed:
+                self._drop(signal)
 
-    def wake_after(self, name: str, position: int, wake: Callable[[], object]) -> bool:
-        """Call ``wake`` once when there are frames above ``position``; False if there are some already.
+    def wake_after(self, name: str, signal: Signal, position: int, wake: Callable[[], object]) -> bool:
+        """Call ``wake`` once when there are frames of a signal above ``position``; False if there may be some already.
 
         ``wake`` is called on the commit thread and must not block or raise.
         """
         with self._lock:
-            if self._newest > position:
+            if self._newest_of[signal] > position:
                 return False
-            self._waiting[name] = wake
+            self._waiting[signal][name] = wake
             return True
 
-    def _drop(self) -> None:
-        """Let go of what everybody has, and of the oldest above the bound."""
-        passed = min(self._positions.values(), default=self._newest)
-        while self._oldest <= self._newest and (self._oldest <= passed or self._held_bytes > self._max_bytes):
-            entry = self._entries.pop(self._oldest, None)
-            if entry is not None:
-                self._held_bytes -= len(entry.payload)
-            self._oldest += 1
+    def _drop_oldest(self) -> None:
+        while self._held_bytes > self._max_bytes:
+            self._drop(min((s for s in Signal if self._entries[s]), key=lambda s: self._entries[s][0][0]))
+
+    def _drop(self, signal: Signal) -> None:
+        sequence, entry = self._entries[signal].popleft()
+        self._complete_above[signal] = sequence
+        self._held_bytes -= len(entry.payload)
+
+
+def _sequence(item: tuple[int, Entry]) -> int:
+    return item[0]

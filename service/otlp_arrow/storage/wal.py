@@ -28,7 +28,7 @@ from otlp_arrow.storage.frames import (
 )
 from otlp_arrow.storage.layout import WAL_SUFFIX, Layout
 from otlp_arrow.storage.quarantine import Quarantine
-from otlp_arrow.storage.tally import NOTHING, Tally
+from otlp_arrow.storage.tally import NO_TALLIES, Tallies
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class WalFile:
     first_sequence: int
     last_sequence: int
     size: int
-    total: Tally = NOTHING
+    total: Tallies = NO_TALLIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +93,10 @@ class Wal:
         file_bytes: int = WAL_FILE_BYTES,
         direct: bool = False,
     ) -> None:
+        self.file_bytes = file_bytes
         self._disk = disk
         self._layout = layout
         self._quarantine = quarantine
-        self._file_bytes = file_bytes
         self._direct = direct  # past the page cache, where the disk can do that
         self._files: list[WalFile] = []
         self._current: DiskFile | None = None
@@ -107,9 +107,9 @@ class Wal:
         self._next = 1
         self._unconfirmed: Sequence[Entry] = ()  # the last append, for the case that its sync fails
         self._confirmed_size = 0
-        self._total = NOTHING
+        self._total = NO_TALLIES
         self._damaged_since_seen = 0  # while recovering: damage that may account for sequences that are missing
-        self.on_confirmed: Callable[[int, Sequence[Entry], Tally], None] | None = None
+        self.on_confirmed: Callable[[int, Sequence[Entry], Tallies], None] | None = None
         """Told, on the committing thread, which entries stand from which sequence on, and the new total."""
 
     def __repr__(self) -> str:
@@ -139,7 +139,7 @@ class Wal:
             return [WalFile(f.path, f.first_sequence, f.last_sequence, f.size, f.total) for f in self._files]
 
     @property
-    def total(self) -> Tally:
+    def total(self) -> Tallies:
         """What the log held when it was opened, and everything confirmed since."""
         return self._total
 
@@ -323,7 +323,7 @@ class Wal:
             raise OtlpIOError("the log is closed")
         current = self._current
         if current is not None:
-            if current.size - FRAMES_BEGIN < self._file_bytes:
+            if current.size - FRAMES_BEGIN < self.file_bytes:
                 return current
             self._let_go()
         path = self._layout.wal_path(self._next)

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from otlp_arrow import codec
-from otlp_arrow.model import Encoding, Rejected, Signal
+from otlp_arrow.model import Encoding, Parts, Rejected, Signal
 from otlp_arrow.sinks import convert as module
 from otlp_arrow.sinks.convert import columns_of, convert, encode_rows, needs_thread, refused_rows, rows_as
 from otlp_arrow.storage.frames import Frame
@@ -43,6 +43,14 @@ def test_requests_join_by_concatenation():
     assert converted.batch.payload == frames[0].payload + frames[1].payload
     assert converted.rows == 5
     assert not needs_thread(frames, Encoding.OTLP)
+
+
+def test_requests_need_not_be_joined_for_who_takes_parts():
+    frames = [frame(spans(1)), frame(spans(2))]
+    batch = convert(frames, Encoding.OTLP, join=False).batch
+    assert batch is not None
+    assert isinstance(batch.payload, Parts)
+    assert batch.payload.parts == tuple(f.payload for f in frames)
 
 
 def test_arrow_and_otlp_frames_go_out_together_in_either_encoding():

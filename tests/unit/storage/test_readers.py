@@ -5,18 +5,18 @@ from __future__ import annotations
 import errno
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from otlp_arrow.model import Corrupt, Encoding, Parts, Signal
+from otlp_arrow.model import Encoding, Parts, Signal
+from otlp_arrow.storage.cursor import decode_cursor
 from otlp_arrow.storage.frames import FRAMES_BEGIN, Frame
 from otlp_arrow.storage.reader import Stretch, WalReader
-from otlp_arrow.storage.readers import decode_position, encode_position
 from otlp_arrow.storage.store import StorageSettings, Store
 from otlp_arrow.storage.tail import FreshTail
-from otlp_arrow.storage.tally import NOTHING, Tally
+from otlp_arrow.storage.tally import NO_TALLIES, NOTHING, Tallies, Tally
 from otlp_arrow.storage.wal import Entry
 from otlp_arrow.testing.faulty_disk import FaultyDisk
 
@@ -27,11 +27,18 @@ class Log:
     """A store with readers, and what was appended to it."""
 
     def __init__(
-        self, directory: Path, *names: str, file_bytes: int = 1000, bound: int = BIG, disk: object = None
+        self,
+        directory: Path,
+        *names: str,
+        file_bytes: int = 1000,
+        bound: int = BIG,
+        disk: object = None,
+        signals: Iterable[Signal] = (Signal.TRACES,),
     ) -> None:
         self.store = Store(StorageSettings(directory, wal_file_bytes=file_bytes), disk=disk)  # type: ignore[arg-type]
-        self.readers = [self.store.register_reader(name, bound) for name in names]
+        self.backlogs = [self.store.register_reader(name, bound, signals) for name in names]
         self.store.open()
+        self.readers = [backlog.readers[Signal.TRACES] for backlog in self.backlogs]
 
     def append(self, *payloads: bytes, signal: Signal = Signal.TRACES, rows: int = 1) -> int:
         wal = self.store.wal
@@ -150,7 +157,7 @@ def test_damaged_frames_are_passed_over_and_told(tmp_path: Path):
         while reader.position < reader.newest:
             frames, unreadable = reader.take(reader.read(reader.position, BIG))
             seen += frames
-            lost += unreadable.traces
+            lost += unreadable.rows
         assert len(seen) == 19
         assert lost == 3
         reader.confirm(reader.position)
@@ -173,37 +180,92 @@ def entries(*sizes: int) -> list[Entry]:
     return [Entry(Signal.LOGS, Encoding.OTLP, 1, 1, b"x" * size) for size in sizes]
 
 
+def log_totals(rows: int, nbytes: int) -> Tallies:
+    return Tallies(logs=Tally(rows, nbytes))
+
+
 def test_memory_is_bounded_and_the_oldest_goes_first():
-    tail = FreshTail(0, NOTHING, max_bytes=100)
-    tail.note_position("slow", 0)
-    tail.append(1, entries(40, 40, 40, 40), Tally(0, 0, 4, 160))
+    tail = FreshTail(0, NO_TALLIES, max_bytes=100)
+    tail.note_position("slow", Signal.LOGS, 0)
+    tail.append(1, entries(40, 40, 40, 40), log_totals(4, 160))
     assert tail.held_bytes == 80
-    assert tail.after(0, BIG) is None
-    assert tail.after(1, BIG) is None
-    assert [f.sequence for f in tail.after(2, BIG) or []] == [3, 4]
-    tail.append(5, entries(1000), Tally(0, 0, 5, 1160))
+    assert tail.after(Signal.LOGS, 0, BIG) is None
+    assert tail.after(Signal.LOGS, 1, BIG) is None
+    frames, end = tail.after(Signal.LOGS, 2, BIG) or ([], 0)
+    assert ([f.sequence for f in frames], end) == ([3, 4], 4)
+    tail.append(5, entries(1000), log_totals(5, 1160))
     assert tail.held_bytes == 0
-    assert tail.after(4, BIG) is None
-    assert tail.after(5, BIG) == []
+    assert tail.after(Signal.LOGS, 4, BIG) is None
+    assert tail.after(Signal.LOGS, 5, BIG) == ([], 5)
 
 
 def test_what_every_reader_has_is_not_held():
-    tail = FreshTail(0, NOTHING)
-    tail.note_position("a", 0)
-    tail.note_position("b", 0)
-    tail.append(1, entries(10, 10), Tally(0, 0, 2, 20))
-    tail.note_position("a", 2)
+    tail = FreshTail(0, NO_TALLIES)
+    tail.note_position("a", Signal.LOGS, 0)
+    tail.note_position("b", Signal.LOGS, 0)
+    tail.append(1, entries(10, 10), log_totals(2, 20))
+    tail.note_position("a", Signal.LOGS, 2)
     assert tail.held_bytes == 20
-    tail.note_position("b", 1)
+    tail.note_position("b", Signal.LOGS, 1)
     assert tail.held_bytes == 10
-    tail.note_position("b", 2)
+    tail.note_position("b", Signal.LOGS, 2)
     assert tail.held_bytes == 0
 
 
 def test_without_readers_nothing_is_held():
-    tail = FreshTail(0, NOTHING)
-    tail.append(1, entries(10), Tally(0, 0, 1, 10))
+    tail = FreshTail(0, NO_TALLIES)
+    tail.append(1, entries(10), log_totals(1, 10))
     assert (tail.held_bytes, tail.newest) == (0, 1)
+    tail.note_position("of traces", Signal.TRACES, 1)
+    tail.append(2, entries(10), log_totals(2, 20))
+    assert tail.held_bytes == 0, "nobody reads logs"
+    tail.note_position("of logs", Signal.LOGS, 2)
+    assert tail.after(Signal.LOGS, 2, BIG) == ([], 2)
+    assert tail.after(Signal.LOGS, 1, BIG) is None, "it may have been there"
+
+
+def test_signals_are_read_past_each_other(tmp_path: Path):
+    """What one signal's reader leaves holds up no other, in memory or in files."""
+    rng = random.Random(11)
+    with Log(tmp_path, "a", signals=Signal) as log:
+        sent: dict[Signal, list[bytes]] = {signal: [] for signal in Signal}
+        for payload in payloads(120):
+            signal = rng.choice(list(Signal))
+            sent[signal].append(payload)
+            log.append(payload, signal=signal)
+        readers = log.backlogs[0].readers
+        for from_files, signal in ((False, Signal.LOGS), (True, Signal.METRICS)):
+            frames = list(read_on(readers[signal], 150, from_files=from_files))
+            assert [f.payload for f in frames] == sent[signal]
+            assert readers[signal].behind
+            readers[signal].confirm(readers[signal].position)
+            assert not readers[signal].behind
+            assert readers[signal].lag() == NOTHING
+        assert readers[Signal.TRACES].position == 0
+        assert readers[Signal.TRACES].lag() == Tally(len(sent[Signal.TRACES]), 55 * len(sent[Signal.TRACES]))
+        assert log.backlogs[0].needs_above == 0, "traces keep the log"
+        log.backlogs[0].store()
+    with Log(tmp_path, "a", signals=Signal) as log:
+        readers = log.backlogs[0].readers
+        assert [f.payload for f in read_on(readers[Signal.TRACES])] == sent[Signal.TRACES]
+        assert list(read_on(readers[Signal.LOGS])) == []
+
+
+def test_a_signal_that_is_new_to_a_destination_begins_at_the_end(tmp_path: Path):
+    def open_with(*signals: Signal) -> Store:
+        store = Store(StorageSettings(tmp_path))
+        backlog = store.register_reader("a", BIG, signals)
+        store.open()
+        store.wal.append([Entry(s, Encoding.OTLP, 1, 7, b"x") for s in (Signal.TRACES, Signal.LOGS)])
+        store.wal.sync()
+        store.wal.confirm()
+        assert set(backlog.readers) == set(signals)
+        return store
+
+    open_with(Signal.TRACES).close(2)
+    open_with(Signal.TRACES, Signal.LOGS).close(4)
+    path = tmp_path / "state" / "forward_a.json"
+    assert decode_cursor(path, path.read_bytes()) == {Signal.TRACES: 0, Signal.LOGS: 2}
 
 
 # -- cursors -------------------------------------------------------------------------------------------
@@ -214,7 +276,7 @@ def test_a_cursor_goes_on_where_it_was_stored(tmp_path: Path):
         log.append(*sent)
         list(read_on(reader))
         reader.confirm(4)
-        reader.store()
+        log.backlogs[0].store()
         reader.confirm(6)
     with Log(tmp_path, "a") as log:
         assert [f.payload for f in read_on(log.readers[0])] == sent[4:]
@@ -235,7 +297,8 @@ def test_a_new_reader_begins_at_the_end_and_its_cursor_is_on_disk_at_once(tmp_pa
         log.append(b"before")
         log.store._lock.release()  # killed
     with Log(tmp_path, "new") as log:
-        assert decode_position(Path(), log.store.layout.forward_cursor("new").read_bytes()) == 1
+        cursor = log.store.layout.forward_cursor("new")
+        assert decode_cursor(cursor, cursor.read_bytes()) == {Signal.TRACES: 1}
         log.append(b"after")
         assert [f.payload for f in read_on(log.readers[0])] == [b"after"]
 
@@ -244,7 +307,7 @@ def test_a_damaged_cursor_is_set_aside_and_everything_kept_is_read_again(tmp_pat
     with Log(tmp_path, "a") as log:
         log.append(b"first")
     path = log.store.layout.forward_cursor("a")
-    path.write_bytes(b'{"version": 1, "sequence": 77, "crc32": "00000000"}')
+    path.write_bytes(b'{"version": 1, "sequences": {"traces": 77}, "crc32": "00000000"}')
     with Log(tmp_path, "a") as log:
         assert [f.payload for f in read_on(log.readers[0])] == [b"first"]
         assert any(p.name.startswith("forward_a") for p in log.store.layout.quarantine.iterdir())
@@ -256,23 +319,13 @@ def test_sequences_go_on_above_a_cursor_even_if_the_log_is_gone(tmp_path: Path):
         log.append(*payloads(10))
         list(read_on(log.readers[0]))
         log.readers[0].confirm(10)
-        log.readers[0].store()
+        log.backlogs[0].store()
     for file in log.store.layout.wal.iterdir():
         file.unlink()
     log.store.layout.writer_cursor.unlink(missing_ok=True)
     with Log(tmp_path, "a") as log:
         assert log.append(b"next") == 11
         assert [f.payload for f in read_on(log.readers[0])] == [b"next"]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"[]", b"{}", b"nothing", b'{"version": 1, "sequence": "7"}', encode_position(7).replace(b"7", b"8", 1)],
-)
-def test_what_is_no_cursor_is_corrupt(content: bytes):
-    with pytest.raises(Corrupt):
-        decode_position(Path("forward_a.json"), content)
-    assert decode_position(Path(), encode_position(7)) == 7
 
 
 # -- keeping and giving up -----------------------------------------------------------------------------
@@ -286,13 +339,13 @@ def test_the_log_keeps_what_any_reader_has_not_stored(tmp_path: Path):
             reader.confirm(upto)
         log.store.release(10)
         assert log.store.wal.first_sequence == 1, "nothing is stored yet"
-        fast.store()
-        slow.store()
+        log.backlogs[0].store()
+        log.backlogs[1].store()
         log.store.release(10)
         assert log.store.wal.first_sequence == 4
         log.store.release(2)
         slow.confirm(10)
-        slow.store()
+        log.backlogs[1].store()
         log.store.release(2)
         assert log.store.wal.first_sequence == 4, "the writer needs it"
         log.store.release(10)
@@ -300,16 +353,16 @@ def test_the_log_keeps_what_any_reader_has_not_stored(tmp_path: Path):
 
 
 def test_a_backlog_past_its_bound_gives_up_its_oldest_files(tmp_path: Path):
-    with Log(tmp_path, "a", file_bytes=1000, bound=4000) as log:
+    with Log(tmp_path, "a", file_bytes=1000, bound=16_000) as log:
         (reader,) = log.readers
         for payload in payloads(100):
             log.append(payload, rows=2)
             log.store.release(log.store.wal.confirmed_sequence)
         kept = log.store.wal.files
-        assert sum(f.size for f in kept) <= 4000 + 1000
+        assert sum(f.size for f in kept) <= 16_000
         assert reader.floor == kept[0].first_sequence - 1
         skipped = reader.skip_given_up()
-        assert skipped.traces == 2 * reader.floor
+        assert skipped.rows == 2 * reader.floor
         assert skipped.nbytes == 55 * reader.floor
         assert [f.sequence for f in read_on(reader)] == list(range(reader.floor + 1, 101))
         assert reader.skip_given_up() == NOTHING
@@ -321,12 +374,12 @@ def test_giving_up_while_a_stretch_is_read_leaves_it_out(tmp_path: Path):
         for payload in payloads(20):
             log.append(payload)
         stretch = reader.read(reader.position, BIG)
-        reader.give_up(log.store.wal.files[1])
+        log.backlogs[0].give_up(log.store.wal.files[1])
         skipped = reader.skip_given_up()
         frames, unreadable = reader.take(stretch)
         assert (frames, unreadable) == ([], NOTHING)
         rest = list(read_on(reader))
-        assert skipped.traces + len(rest) == 20
+        assert skipped.rows + len(rest) == 20
         assert rest[0].sequence == reader.floor + 1
 
 
@@ -365,16 +418,17 @@ def test_the_lag_is_what_is_not_confirmed(tmp_path: Path):
     with Log(tmp_path, "a") as log:
         (reader,) = log.readers
         log.append(b"12345", rows=3)
-        log.append(b"1234567", rows=4, signal=Signal.LOGS)
-        assert reader.lag() == Tally(3, 0, 4, 12)
+        log.append(b"1234567", rows=4)
+        log.append(b"of another signal", rows=5, signal=Signal.LOGS)
+        assert reader.lag() == Tally(7, 12)
         assert reader.unread_bytes == 12
         list(read_on(reader))
         assert reader.unread_bytes == 0
         reader.confirm(1)
-        assert reader.lag() == Tally(0, 0, 4, 7)
-        reader.store()
+        assert reader.lag() == Tally(4, 7)
+        log.backlogs[0].store()
     with Log(tmp_path, "a") as log:
-        assert log.readers[0].lag() == Tally(0, 0, 4, 7)
+        assert log.readers[0].lag() == Tally(4, 7)
 
 
 def test_a_stretch_of_nothing_changes_nothing(tmp_path: Path):
@@ -382,4 +436,4 @@ def test_a_stretch_of_nothing_changes_nothing(tmp_path: Path):
         (reader,) = log.readers
         assert reader.take(Stretch([], 0)) == ([], NOTHING)
         assert reader.read(0, BIG) == Stretch([], 0)
-        assert "a: 0" in repr(reader)
+        assert "a, traces: 0" in repr(log.backlogs[0])

@@ -164,7 +164,7 @@ def test_memory_that_is_given_back_meanwhile_is_not_written(disk: Disk, tmp_path
 
 def test_who_reads_along_sees_what_was_written_directly(disk: Disk, tmp_path: Path, caplog: pytest.LogCaptureFixture):
     store = Store(StorageSettings(tmp_path, wal_file_bytes=100_000, wal_direct=True), disk=disk)
-    reader = store.register_reader("along", 1 << 40)
+    reader = store.register_reader("along", 1 << 40, [Signal.LOGS]).readers[Signal.LOGS]
     store.open()
     tail = WalTail(Layout(tmp_path))
     sent = []
