@@ -112,7 +112,7 @@ def _csv(signal: Signal, batches: Iterable[pa.RecordBatch], file: IO[bytes]) -> 
     head = True
     for batch in _small(batches):
         records = _KINDS[signal](batch).to_dicts()
-        file.write(written.csv_text(list(records[0]), records, head=head).encode())
+        file.write(written.csv_text(list(records[0]), [each.values() for each in records], head=head).encode())
         head = False
 
 
