@@ -71,11 +71,6 @@ def run(
                 if table.failure is not None:
                     raise table.failure from None
             raise _translated(error) from None
-        except RuntimeError as error:  # Ctrl-C, which DuckDB takes for itself when it runs on the main thread
-            if "interrupt" not in str(error).lower():
-                raise
-            budget.check()
-            raise KeyboardInterrupt from None
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, QueryError):
                 raise

@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import pyarrow as pa
@@ -68,9 +69,7 @@ def run(
     budget.check()
     worker = workers.take(budget)
     if worker is None:
-        from otlp_arrow.query.sql import run as run_here  # DuckDB takes 50 ms and 30 MB to import
-
-        return run_here(source, statement, parameters, max_rows, budget)
+        return _run_here(source, statement, parameters, max_rows, budget)
     again = False
     try:
         table, truncated, again = worker.ask(source, statement, parameters, max_rows, budget)
@@ -80,6 +79,23 @@ def run(
         raise error.cause from None
     finally:
         workers.give_back(worker, again=again)
+
+
+def _run_here(
+    source: DirectorySource, statement: str, parameters: Sequence[object], max_rows: int, budget: Budget
+) -> tuple[pa.Table, bool]:
+    """On a thread: in DuckDB's hands the main one would not hear of Ctrl-C."""
+    from otlp_arrow.query.sql import run  # DuckDB takes 50 ms and 30 MB to import
+
+    if threading.current_thread() is not threading.main_thread():
+        return run(source, statement, parameters, max_rows, budget)
+    with ThreadPoolExecutor(1, thread_name_prefix="otlp-sql") as thread:
+        answer = thread.submit(run, source, statement, parameters, max_rows, budget)
+        try:
+            return answer.result()
+        except KeyboardInterrupt:
+            budget.cancelled.set()
+            raise
 
 
 class _Answered(Exception):
@@ -125,8 +141,11 @@ class Worker:
     def await_start(self, budget: Budget) -> bool:
         """Whether it came up. Raises ``QueryTimeout`` if that takes too long, which another time it may not."""
         reply = self._next(budget, time.monotonic() + START_TIMEOUT_S)
-        if reply is None and self.alive:
-            raise QueryTimeout(f"no process for SQL came up in {START_TIMEOUT_S:g} s")
+        if reply is None:
+            try:
+                self.process.wait(1)  # its end of the pipe closes before it can be waited for
+            except subprocess.TimeoutExpired:
+                raise QueryTimeout(f"no process for SQL came up in {START_TIMEOUT_S:g} s") from None
         return reply is not None
 
     def ask(
