@@ -4,7 +4,7 @@ It brings more than the rest of the development tools together, so it is run on 
 
     pip install schemathesis
     otlp-arrow serve --output-dir /tmp/otlp-arrow-searched &
-    PYTHONPATH=tests SCHEMATHESIS_HOOKS=schemathesis_hooks st run http://localhost:13133/api/v1/openapi.json \
+    PYTHONPATH=tests st --config-file tests/schemathesis.toml run http://localhost:13133/api/v1/openapi.json \
         --phases examples,coverage,fuzzing,stateful --max-examples 200 --continue-on-failure
 
 ``tests/acceptance/test_api_document.py`` asks the same of fewer requests, in every run.
@@ -12,6 +12,8 @@ It brings more than the rest of the development tools together, so it is run on 
 
 from __future__ import annotations
 
+import base64
+import json
 import random
 from typing import Any
 
@@ -45,8 +47,22 @@ STATEMENTS = (
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     """A live stream has no end to wait for; every other statement is one that DuckDB understands."""
-    if isinstance(case.query, dict) and str(case.query.get("follow")).lower() == "true":
+    if isinstance(case.query, dict) and "follow" in case.query:
         case.query = {**case.query, "follow": "false"}
+    if isinstance(case.query, dict) and "cursor" in case.query and case.meta.generation.mode.is_positive:
+        case.query = _fitting(case.query)
     statement = case.body.get("statement") if isinstance(case.body, dict) else None
     if isinstance(statement, str) and statement and random.random() < 0.5:
         case.body = {**case.body, "statement": random.choice(STATEMENTS)}
+
+
+def _fitting(query: dict[str, Any]) -> dict[str, Any]:
+    """Without a cursor that was drawn, as only the server can make one; in the order of one that a link brought."""
+    cursor = str(query["cursor"])
+    rest = {name: value for name, value in query.items() if name not in ("cursor", "order_by", "direction")}
+    try:
+        purpose = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))[0]
+        signal, order, direction = purpose.split(":")
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return rest
+    return {**rest, "cursor": cursor, "direction": direction, **({"order_by": order} if signal == "traces" else {})}

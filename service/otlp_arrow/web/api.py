@@ -52,7 +52,7 @@ HEARTBEAT_S = 5.0
 FOLLOW_POLL_S = 0.25
 
 _TRACE_ROWS = 100_000
-_NUMBER = re.compile(r"[0-9]{1,12}(\.[0-9]{1,12})?([eE][-+]?[0-9]{1,3})?")  # as JSON writes it; float() takes more
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,3})?")  # as JSON writes it; float() takes more
 _TABLES = ("json", "jsonl", "csv", "arrow")
 _ROWS = ("json", "jsonl", "csv", "arrow", "otlp")
 _KINDS: dict[Signal, type[Rows[Any]]] = {Signal.TRACES: Spans, Signal.LOGS: Logs, Signal.METRICS: Points}
