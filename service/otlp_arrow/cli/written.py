@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -50,7 +50,11 @@ def table(found: Table, form: str) -> None:
 
 def dump(value: Any) -> str:
     """JSON in one line, nothing in it that a terminal would obey."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return escaped(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def escaped(text: str) -> str:
+    """JSON without what a terminal would obey."""
     return _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
@@ -62,11 +66,12 @@ def csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]], *, head: boo
     if head:
         writer.writerow([shown(name) for name in columns])
     for row in rows:
-        writer.writerow([_csv_cell(value, shown) for value in row])
+        writer.writerow([csv_cell(value, shown) for value in row])
     return text.getvalue()
 
 
-def _csv_cell(value: Any, shown: Any) -> Any:
+def csv_cell(value: Any, shown: Callable[[str], str] = str) -> Any:
+    """A value that JSON has as a cell."""
     if isinstance(value, dict | list):
         return dump(value)
     if isinstance(value, str):
