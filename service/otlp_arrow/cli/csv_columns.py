@@ -82,7 +82,7 @@ def _named(name: str, numbers: dict[str, int]) -> Callable[[pa.RecordBatch], Cel
     words = {number: word for word, number in numbers.items()}
 
     def cells(batch: pa.RecordBatch) -> Cells:
-        return [words.get(each, str(each)) for each in batch.column(name).to_pylist()]
+        return [words.get(each) or csv_cell(str(each)) for each in batch.column(name).to_pylist()]
 
     return cells
 
