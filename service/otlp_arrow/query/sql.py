@@ -56,6 +56,7 @@ def run(
     with _Watch(connection, budget) as watch:
         try:
             _only_select(connection, statement)
+            statement = views.with_nested_names(statement)
             for signal, table in tables.items():
                 connection.register(views.BASE[signal], table)
             now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
