@@ -53,7 +53,7 @@ def _plain(batch: pa.RecordBatch, name: str) -> Cells:
     found = column.to_pylist()
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
         if pa.types.is_floating(column.type):
-            return [each if each is None or math.isfinite(each) else jsonable(each) for each in found]
+            return [each if each is None or math.isfinite(each) else csv_cell(jsonable(each)) for each in found]
         return found  # type: ignore[no-any-return]
     return [csv_cell(jsonable(each)) for each in found]
 
@@ -246,7 +246,8 @@ def _log_time(batch: pa.RecordBatch) -> Cells:
 
 def _point_value(batch: pa.RecordBatch) -> Cells:
     integers, doubles = (batch.column(name).to_pylist() for name in ("int_value", "double_value"))
-    return [jsonable(double if integer is None else integer) for integer, double in zip(integers, doubles, strict=True)]
+    both = zip(integers, doubles, strict=True)
+    return [csv_cell(jsonable(double if integer is None else integer)) for integer, double in both]
 
 
 def _quantiles(batch: pa.RecordBatch) -> Cells:
