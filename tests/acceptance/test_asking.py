@@ -16,6 +16,7 @@ import shop
 from otlp_arrow import OtlpLibrary
 from otlp_arrow.app.library import in_process_settings
 from served import clean_environment, command
+from waiting import wait_until
 
 posix = pytest.mark.skipif(os.name != "posix", reason="terminals and signals of POSIX")
 PROGRAM = [sys.executable, "-m", "otlp_arrow"]
@@ -112,8 +113,10 @@ def test_ctrl_c_ends_a_tail_quietly(tmp_path: Path):
 
 
 def cpu_seconds(process: int) -> float:
+    """What a process and its children have computed."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = [each for task in Path(f"/proc/{process}/task").glob("*/children") for each in task.read_text().split()]
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, map(int, children)))
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="Linux tells what a process does")
@@ -125,8 +128,7 @@ def test_ctrl_c_stops_a_statement_that_would_run_for_long(directory: Path):
         stderr=subprocess.PIPE,
         env=clean_environment(),
     )
-    while process.poll() is None and cpu_seconds(process.pid) < 2:  # starting takes one
-        time.sleep(0.05)
+    wait_until(lambda: cpu_seconds(process.pid) > 4)  # starting takes two, the worker's start included
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, b"")

@@ -21,6 +21,7 @@ from otlp_arrow.app.wiring import Collector, open_collector
 from otlp_arrow.codec import json_to_protobuf
 from otlp_arrow.model import Batch, Signal
 from otlp_arrow.query import QueryError, QueryTimeout, SpanQuery, SpanStore
+from otlp_arrow.query.sql_process import workers as sql_workers
 from otlp_arrow.web import api as api_module
 from otlp_arrow.web.openapi import document
 
@@ -296,7 +297,7 @@ async def test_a_question_that_nobody_waits_for_is_stopped(site: Site):
         ) as response:
             await response.read()
     async with asyncio.timeout(10):
-        while any(thread.name == "otlp-sql-watch" for thread in threading.enumerate()):  # noqa: ASYNC110
+        while sql_workers.busy:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 

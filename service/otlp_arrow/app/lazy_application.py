@@ -20,7 +20,7 @@ class LazyApplication:
         self._runner: web.AppRunner | None = None
         self._building = asyncio.Lock()
         self.application = web.Application()
-        self.application.router.add_route("*", "/{path:.*}", self._serve)
+        self.application.router.add_route("*", r"/{path:[\s\S]*}", self._serve)
         self.application.on_shutdown.append(self._shut_down)
         self.application.on_cleanup.append(self._clean_up)
 

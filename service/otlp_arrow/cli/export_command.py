@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pyarrow as pa
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from otlp_arrow.cli import written
+from otlp_arrow.cli import csv_columns
 from otlp_arrow.codec import encode_json
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import OtlpConfigError, Signal
-from otlp_arrow.query import Logs, Points, Spans, SpanStore
+from otlp_arrow.query import SpanStore
 
 _SUFFIXES = {
     ".parquet": "parquet",
@@ -27,8 +28,7 @@ _SUFFIXES = {
     ".arrows": "arrow",
     ".csv": "csv",
 }
-_KINDS: dict[Signal, Any] = {Signal.TRACES: Spans, Signal.LOGS: Logs, Signal.METRICS: Points}
-_ROWS = 4_096  # in one line of OTLP/JSON or one turn of CSV: some 10 MB of objects
+_ROWS = 4_096  # in one line of OTLP/JSON or one turn of CSV: some 10 MB
 
 
 def format_of(file: Path, named: str | None, *, force: bool) -> str:
@@ -109,11 +109,11 @@ def _otlp(signal: Signal, batches: Iterable[pa.RecordBatch], file: IO[bytes]) ->
 
 
 def _csv(signal: Signal, batches: Iterable[pa.RecordBatch], file: IO[bytes]) -> None:
-    head = True
+    text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+    csv_columns.write_head(signal, text)
     for batch in _small(batches):
-        records = _KINDS[signal](batch).to_dicts()
-        file.write(written.csv_text(list(records[0]), records, head=head).encode())
-        head = False
+        csv_columns.write_rows(signal, batch, text)
+    text.detach()
 
 
 def _small(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -109,7 +109,7 @@ def _printer(form: Format) -> Any:
         nonlocal head
         if form is Format.CSV:
             content = record.to_dict()
-            written.write(written.csv_text(list(content), [content], head=head))
+            written.write(written.csv_text(list(content), [content.values()], head=head))
             head = False
         elif form is not Format.TABLE:
             written.write(written.dump(record.to_dict()) + "\n")

@@ -7,7 +7,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +31,7 @@ def rows(found: Rows[Any], name: str, form: str) -> None:
         for each in found:
             write(dump(each.to_dict()) + "\n")
     else:
-        write(csv_text(found.to_batch().schema.names if not len(found) else list(found[0].to_dict()), found.to_dicts()))
+        write(csv_text(found.columns(), (each.values() for each in found.to_dicts())))
 
 
 def table(found: Table, form: str) -> None:
@@ -45,28 +45,33 @@ def table(found: Table, form: str) -> None:
         for each in found:
             write(dump(jsonable(each)) + "\n")
     else:
-        write(csv_text(found.columns, [jsonable(each) for each in found]))
+        write(csv_text(found.columns, map(jsonable, found.rows)))
 
 
 def dump(value: Any) -> str:
     """JSON in one line, nothing in it that a terminal would obey."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return escaped(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def escaped(text: str) -> str:
+    """JSON without what a terminal would obey."""
     return _UNESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def csv_text(columns: Sequence[str], records: Iterable[Mapping[str, Any]], *, head: bool = True) -> str:
+def csv_text(columns: Sequence[str], rows: Iterable[Iterable[Any]], *, head: bool = True) -> str:
     """CSV, what is nested as JSON. What a spreadsheet would take for a formula gets a quote in front."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     shown = plain if sys.stdout.isatty() else str
     if head:
         writer.writerow([shown(name) for name in columns])
-    for record in records:
-        writer.writerow([_csv_cell(record.get(name), shown) for name in columns])
+    for row in rows:
+        writer.writerow([csv_cell(value, shown) for value in row])
     return text.getvalue()
 
 
-def _csv_cell(value: Any, shown: Any) -> Any:
+def csv_cell(value: Any, shown: Callable[[str], str] = str) -> Any:
+    """A value that JSON has as a cell."""
     if isinstance(value, dict | list):
         return dump(value)
     if isinstance(value, str):

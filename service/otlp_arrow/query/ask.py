@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Self
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Signal
 from otlp_arrow.query.attributes import AttributeFilter
-from otlp_arrow.query.errors import BadQuery
+from otlp_arrow.query.errors import BadQuery, require_text
 from otlp_arrow.query.times import Duration, Time, duration_to_nanoseconds, time_to_nanoseconds
 
 STATUSES = {"UNSET": 0, "OK": 1, "ERROR": 2}
@@ -60,6 +61,8 @@ class _Query:
             value = getattr(self, name, None)
             if value is not None and not isinstance(value, str):
                 raise BadQuery(f"{name} is text, not {value!r:.40}")
+            if value is not None:
+                require_text(name, value)
         return dataclasses.replace(self, **changes)
 
     @property
@@ -102,8 +105,10 @@ class SpanQuery(_Query):
         for name in ("duration_min", "duration_max"):
             if (value := getattr(self, name)) is not None:
                 changes[name] = duration_to_nanoseconds(value)
-        if self.error_type is not None and not isinstance(self.error_type, str):
-            raise BadQuery("error_type is text")
+        if self.error_type is not None:
+            if not isinstance(self.error_type, str):
+                raise BadQuery("error_type is text")
+            require_text("error_type", self.error_type)
         if self.order_by not in SPAN_ORDERS:
             raise BadQuery(f"order_by is one of {', '.join(SPAN_ORDERS)}, not {self.order_by!r:.40}")
         return dataclasses.replace(base, **changes)
@@ -220,6 +225,7 @@ _SHORT = {
     "order_direction": "direction",
 }
 _LONG = {short: tuple(k for k, v in _SHORT.items() if v == short) for short in _SHORT.values()}
+_DIGITS = re.compile(r"-?[0-9]{1,12}")  # int() takes "1_0", " 1" and digits of other scripts too
 _INTEGERS = ("limit", "max_spans", "max_logs", "max_points", "severity_min")
 
 
@@ -260,9 +266,6 @@ def from_parameters(kind: type[Any], parameters: Sequence[tuple[str, str]]) -> A
 
 
 def _integer(name: str, text: str) -> int:
-    try:
-        if len(text) <= 12:
-            return int(text)
-    except ValueError:
-        pass
+    if _DIGITS.fullmatch(text):
+        return int(text)
     raise BadQuery(f"{name}: {text!r:.40} is no integer")

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Signal
-from otlp_arrow.query import aggregate
+from otlp_arrow.query import aggregate, sql_process
 from otlp_arrow.query.ask import MetricQuery, Query, SpanQuery
 from otlp_arrow.query.budget import Budget
 from otlp_arrow.query.conditions import InTime, conditions_of, rows_matching
@@ -81,6 +81,12 @@ class Engine:
 
     def sql(self, statement: str, parameters: Sequence[object], max_rows: int, budget: Budget) -> tuple[pa.Table, bool]:
         """See ``SpanStore.sql``; whether there were more rows."""
+        return self._try(lambda: sql_process.run(self.source, statement, parameters, max_rows, budget))
+
+    def sql_here(
+        self, statement: str, parameters: Sequence[object], max_rows: int, budget: Budget
+    ) -> tuple[pa.Table, bool]:
+        """The same in this process."""
         from otlp_arrow.query.sql import run  # DuckDB takes 50 ms and 30 MB to import
 
         return self._try(lambda: run(self.source, statement, parameters, max_rows, budget))

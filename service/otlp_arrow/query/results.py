@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import datetime
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Generic, TypeVar, overload
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
 import pyarrow as pa
 
@@ -162,10 +163,17 @@ Record = TypeVar("Record")
 class Rows(Sequence[Record], Generic[Record]):
     """A page of an answer: a sequence of objects over Arrow columns in the storage schema."""
 
+    record: ClassVar[type]
+
     def __init__(self, batch: pa.RecordBatch, next_cursor: str | None = None) -> None:
         self._batch = batch
         self._objects: list[Record] | None = None
         self.next_cursor = next_cursor
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """The fields of a record, in order."""
+        return [each.name for each in fields(cast(Any, cls.record))]
 
     def __len__(self) -> int:
         return int(self._batch.num_rows)
@@ -220,6 +228,8 @@ class Rows(Sequence[Record], Generic[Record]):
 class Spans(Rows[StoredSpan]):
     """Spans."""
 
+    record = StoredSpan
+
     def _make(self, batch: pa.RecordBatch) -> list[StoredSpan]:
         return spans_of(batch)
 
@@ -227,12 +237,16 @@ class Spans(Rows[StoredSpan]):
 class Logs(Rows[StoredLog]):
     """Log records."""
 
+    record = StoredLog
+
     def _make(self, batch: pa.RecordBatch) -> list[StoredLog]:
         return logs_of(batch)
 
 
 class Points(Rows[StoredPoint]):
     """Data points of metrics."""
+
+    record = StoredPoint
 
     def _make(self, batch: pa.RecordBatch) -> list[StoredPoint]:
         return points_of(batch)
@@ -274,15 +288,86 @@ class Table:
         return self._table.to_pandas()
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Rows by column name."""
-        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
+        """Rows by column name; where SQL named two alike, the later ones are ``name_1``, ``name_2``."""
+        names = _different(self.columns)
+        return [dict(zip(names, row, strict=True)) for row in self.rows]
+
+
+def _different(names: list[str]) -> list[str]:
+    if len(set(names)) == len(names):
+        return names
+    taken, found = set(names), []
+    seen: set[str] = set()
+    for name in names:
+        fresh = name
+        number = 1
+        while fresh in seen or (fresh != name and fresh in taken):
+            fresh, number = f"{name}_{number}", number + 1
+        seen.add(fresh)
+        found.append(fresh)
+    return found
 
 
 def _plain_column(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(column.type) and column.type.unit == "ns":
         # Python's datetime ends at microseconds; nothing is to be lost.
         return column.cast(pa.timestamp("ns", column.type.tz)).cast(pa.int64()).to_pylist()  # type: ignore[no-any-return]
-    return column.to_pylist(maps_as_pydicts="lossy")  # type: ignore[no-any-return]
+    try:
+        return column.to_pylist(maps_as_pydicts="lossy")  # type: ignore[no-any-return]
+    except (ValueError, OverflowError, TypeError):  # a date beyond Python's, a map whose keys are structs
+        return [_plain(each) for each in column]
+
+
+def _plain(scalar: pa.Scalar) -> Any:
+    """A value that Python has no word for as text."""
+    if not scalar.is_valid:
+        return None
+    match scalar:
+        case pa.MapScalar():
+            pairs = [(_plain(each["key"]), _plain(each["value"])) for each in scalar.values]
+            return {_hashable(key): value for key, value in pairs}
+        case pa.StructScalar():
+            return {field.name: _plain(scalar[number]) for number, field in enumerate(scalar.type)}
+        case pa.ListScalar() | pa.LargeListScalar() | pa.FixedSizeListScalar():
+            return [_plain(each) for each in scalar.values]
+        case pa.UnionScalar() | pa.ExtensionScalar():
+            return _plain(scalar.value)
+    try:
+        return scalar.as_py()
+    except (ValueError, OverflowError):
+        return _far_time(scalar)
+
+
+def _hashable(key: Any) -> Any:
+    return json.dumps(jsonable(key), ensure_ascii=False) if isinstance(key, dict | list) else key
+
+
+_DAY_UNITS = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+_INFINITE = {2**31 - 1: "infinity", 1 - 2**31: "-infinity", 2**63 - 1: "infinity", 1 - 2**63: "-infinity"}
+"""As DuckDB stores them in dates and timestamps."""
+
+
+def _far_time(scalar: pa.Scalar) -> str:
+    """A date or timestamp of a year that ``datetime`` has not, in ISO 8601."""
+    number = scalar.value
+    if number in _INFINITE:
+        return _INFINITE[number]
+    if not pa.types.is_timestamp(scalar.type):
+        return _far_date(number)
+    units = _DAY_UNITS[scalar.type.unit]
+    days, rest = divmod(number, units)
+    clock = datetime.datetime.min + datetime.timedelta(seconds=rest * 86_400 // units)
+    return f"{_far_date(days)}T{clock:%H:%M:%S}{'' if scalar.type.tz is None else 'Z'}"
+
+
+_CYCLE_DAYS = 146_097
+"""The Gregorian calendar repeats itself after 400 years."""
+
+
+def _far_date(days: int) -> str:
+    cycles, rest = divmod(days, _CYCLE_DAYS)
+    date = datetime.date(1970, 1, 1) + datetime.timedelta(days=rest)
+    return f"{date.year + 400 * cycles:+05}-{date:%m-%d}"
 
 
 # -- from columns --------------------------------------------------------------------------------------

@@ -174,14 +174,14 @@ class DirectorySource:
 class PipelineSource(DirectorySource):
     """For a collector in this process that acknowledges before it writes: its memory is asked, not its WAL."""
 
-    def __init__(self, root: Path, snapshot: Callable[[Signal], Snapshot]) -> None:
-        super().__init__(root)
-        self._snapshot = snapshot
+    def __init__(self, root: Path, snapshot: Callable[[Signal], Snapshot], *, cache_bytes: int = CACHE_BYTES) -> None:
+        super().__init__(root, cache_bytes=cache_bytes)
+        self.snapshot = snapshot
 
     def view(self, signal: Signal) -> View:
         """As ``DirectorySource.view``."""
         for _ in range(_TRIES):
-            taken = self._snapshot(signal)
+            taken = self.snapshot(signal)
             try:
                 with self._lock:
                     stored = self._look_at_segments(signal)

@@ -26,14 +26,8 @@ from otlp_arrow.query.conditions import Condition, InTime, Number, OfTrace, Word
 from otlp_arrow.query.errors import BadQuery, QueryError
 from otlp_arrow.query.segments import Unit, as_int64, times_of
 from otlp_arrow.query.source import DirectorySource, SegmentGone, View
+from otlp_arrow.query.sql_bounds import MAX_RESULT_BYTES, MEMORY_LIMIT, THREADS, check
 
-MEMORY_LIMIT = "128MB"
-"""Of DuckDB itself; a statement that needs more is refused. One unit being decoded comes on top."""
-
-THREADS = 2
-MAX_STATEMENT_CHARS = 100_000
-MAX_RESULT_BYTES = 64 * 1024 * 1024
-MAX_RESULT_ROWS = 1_000_000
 _FETCH_ROWS = 2048
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
@@ -55,16 +49,14 @@ def run(
 
     Raises ``BadQuery`` for what is no single SELECT or fails in DuckDB, ``QueryTimeout`` and ``QueryCancelled``.
     """
-    if not isinstance(statement, str) or len(statement) > MAX_STATEMENT_CHARS or "\0" in statement:
-        raise BadQuery(f"a statement is text of at most {MAX_STATEMENT_CHARS} characters")
-    if type(max_rows) is not int or not 1 <= max_rows <= MAX_RESULT_ROWS:
-        raise BadQuery(f"max_rows is 1 to {MAX_RESULT_ROWS}, not {max_rows!r:.40}")
+    check(statement, parameters, max_rows)
     budget.check()
     connection = duckdb.connect(":memory:", config=_CONFIG)
     tables = {signal: _Base(source, signal, budget) for signal in Signal}
     with _Watch(connection, budget) as watch:
         try:
             _only_select(connection, statement)
+            statement = views.with_nested_names(statement)
             for signal, table in tables.items():
                 connection.register(views.BASE[signal], table)
             now = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
@@ -80,6 +72,10 @@ def run(
                 if table.failure is not None:
                     raise table.failure from None
             raise _translated(error) from None
+        except (TypeError, ValueError, OverflowError) as error:
+            if isinstance(error, QueryError):
+                raise
+            raise BadQuery(f"not to be asked so: {str(error)[:1000]}") from None  # parameters of a kind unknown to it
         finally:
             watch.stop()
             connection.close()

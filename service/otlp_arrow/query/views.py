@@ -6,6 +6,8 @@ are wanted.
 
 from __future__ import annotations
 
+import re
+
 from otlp_arrow.model import Signal
 
 PREFIX = {Signal.TRACES: "t_", Signal.LOGS: "l_", Signal.METRICS: "m_"}
@@ -142,6 +144,19 @@ CREATE MACRO mapKeys(m) AS map_keys(m);
 CREATE MACRO mapValues(m) AS map_values(m);
 CREATE MACRO has(l, x) AS list_contains(l, x);
 """
+
+
+_NESTED = re.compile(
+    r"""'(?:[^']|'')*' | "(?:[^"]|"")*" | --[^\n]* | /\*.*?\*/ | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$
+    | \b(?P<name>(?:Events|Links|Exemplars|ValueAtQuantiles)
+        \.(?:TimeUnix|Timestamp|Name|Attributes|TraceId|SpanId|TraceState|FilteredAttributes|Value|Quantile))\b""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def with_nested_names(statement: str) -> str:
+    """ClickHouse has ``Events.Name`` without quotes, which is a column of the table ``Events`` elsewhere."""
+    return _NESTED.sub(lambda found: f'"{found["name"]}"' if found["name"] else found[0], statement)
 
 
 def statements(now: str) -> str:

@@ -12,6 +12,7 @@ import io
 import ipaddress
 import json
 import logging
+import re
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,7 @@ HEARTBEAT_S = 5.0
 FOLLOW_POLL_S = 0.25
 
 _TRACE_ROWS = 100_000
+_NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,40})?([eE][-+]?[0-9]{1,3})?")  # as JSON writes it; float() takes more
 _TABLES = ("json", "jsonl", "csv", "arrow")
 _ROWS = ("json", "jsonl", "csv", "arrow", "otlp")
 _KINDS: dict[Signal, type[Rows[Any]]] = {Signal.TRACES: Spans, Signal.LOGS: Logs, Signal.METRICS: Points}
@@ -193,12 +195,9 @@ class QueryApi:
     async def _failures(self, request: web.Request) -> web.StreamResponse:
         parameters, named, _ = _common(request)
         given = _only(parameters, "hours", "limit")
-        try:
-            hours = float(given.get("hours", "1"))
-        except ValueError:
-            raise BadQuery(f"hours is a number, not {given['hours']!r:.40}") from None
-        if not 0 < hours <= 10**6:
-            raise BadQuery("hours is a number above 0")
+        text = given.get("hours", "1")
+        if not _NUMBER.fullmatch(text) or not 0 < (hours := float(text)) <= 10**6:
+            raise BadQuery(f"hours is a number above 0, not {text!r:.40}")
         start = max(0, time_to_nanoseconds("now") - round(hours * 3600 * 10**9))
         asked = [("status", "ERROR"), ("order_by", "end_time"), ("start", str(start))]
         asked += [("limit", given["limit"])] if "limit" in given else []

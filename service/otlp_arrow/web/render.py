@@ -53,7 +53,7 @@ def rows(signal: Signal, batch: pa.RecordBatch, next_cursor: str | None, form: s
     dicts = _KINDS[signal](batch).to_dicts()
     if form == "json":
         return dump({_NAMES[signal]: dicts, "next_cursor": next_cursor})
-    return lines(dicts) if form == "jsonl" else as_csv(_columns_of(signal), dicts)
+    return lines(dicts) if form == "jsonl" else as_csv(_KINDS[signal].columns(), (each.values() for each in dicts))
 
 
 def table(found: pa.Table, truncated: bool, form: str) -> bytes:
@@ -64,8 +64,9 @@ def table(found: pa.Table, truncated: bool, form: str) -> bytes:
     if form == "json":
         content = [[jsonable(value) for value in row] for row in whole.rows]
         return dump({"columns": whole.columns, "rows": content, "truncated": truncated})
-    dicts = [jsonable(each) for each in whole.to_dicts()]
-    return lines(dicts) if form == "jsonl" else as_csv(whole.columns, dicts)
+    if form == "jsonl":
+        return lines(jsonable(each) for each in whole)
+    return as_csv(whole.columns, map(jsonable, whole.rows))
 
 
 def lines(records: Iterable[dict[str, Any]]) -> bytes:
@@ -87,13 +88,13 @@ def arrow(batches: Sequence[pa.RecordBatch], schema: pa.Schema) -> bytes:
     return sink.getvalue()
 
 
-def as_csv(columns: Sequence[str], records: Iterable[dict[str, Any]]) -> bytes:
+def as_csv(columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> bytes:
     """CSV with a head, what is nested as JSON. What a spreadsheet would take for a formula gets a quote in front."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(columns)
-    for record in records:
-        writer.writerow([_cell(record.get(name)) for name in columns])
+    for row in rows:
+        writer.writerow(map(_cell, row))
     return text.getvalue().encode()
 
 
@@ -103,12 +104,3 @@ def _cell(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in "=+-@\t\r" and value:
         return "'" + value
     return value
-
-
-def _columns_of(signal: Signal) -> list[str]:
-    import dataclasses
-
-    from otlp_arrow.query.results import StoredLog, StoredPoint, StoredSpan
-
-    kinds: dict[Signal, Any] = {Signal.TRACES: StoredSpan, Signal.LOGS: StoredLog, Signal.METRICS: StoredPoint}
-    return [each.name for each in dataclasses.fields(kinds[signal])]

@@ -241,7 +241,7 @@ def test_an_empty_answer_is_empty_in_every_format(directory: Path):
     for form, expected in (("json", '{"spans":[],"next_cursor":null}\n'), ("jsonl", "")):
         result = run("spans", "--name", "none", "--format", form, "--dir", directory)
         assert (result.exit_code, result.stdout, result.stderr) == (1, expected, "")
-    assert run("spans", "--name", "none", "--format", "csv", "--dir", directory).stdout.startswith("trace_id,")
+    assert run("spans", "--name", "none", "--format", "csv", "--dir", directory).stdout.startswith("service_name,")
 
 
 # -- export ----------------------------------------------------------------------------------------
