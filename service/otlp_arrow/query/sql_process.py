@@ -1,5 +1,5 @@
 """SQL of users in processes of their own, which the system stops from growing: DuckDB bounds its buffers and not its
-values, and a statement of one line can make one of gigabytes (docs/decisions/0010).
+values, and a statement of one line can make one of gigabytes (docs/decisions/0012).
 
 A worker is started with the first statement, answers one at a time and is ended when nobody has asked it for a while,
 with its statement when whoever asked leaves, and by the end of its input when this process dies. It reads the directory
