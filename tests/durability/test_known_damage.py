@@ -317,7 +317,7 @@ async def test_a_damaged_wal_header_loses_no_frame(bench: Bench) -> None:
 
 async def test_a_missing_wal_file_is_counted(bench: Bench) -> None:
     pipeline = bench.pipeline(seal_bytes=2**40)
-    pipeline.store.wal._file_bytes = 33
+    pipeline.store.wal.file_bytes = 33
     await pipeline.__aenter__()
     for _ in range(3):
         await bench.send(pipeline)

@@ -184,7 +184,8 @@ FLIGHT_FRAME_BYTES = MIB
 """The largest HTTP/2 frame taken by the Flight door: a usual batch in one, which is then read into its own memory."""
 
 FLIGHT_INLINE_BYTES = MIB
-"""Arrow batches up to this size are checked on the event loop (about 0.6 ms), larger ones in a thread."""
+"""Arrow messages up to this size are looked at on the event loop: those that the kernel takes in some 20 µs, those that
+have to be cast in some 2 ms. Larger ones leave it for a thread."""
 
 MAX_FLIGHT_DOUBTS = 8
 """Batches of one DoPut that the kernel did not take as they were; further ones are cast at once, without asking it."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from otlp_arrow.codec import decode_with_outcome
+from otlp_arrow.codec import decode_with_outcome, new_builder
 from otlp_arrow.codec.schema import SCHEMAS
-from otlp_arrow.model import Batch, Encoding, Receipt, Rejected, Signal
+from otlp_arrow.model import ArrowMessage, Batch, Encoding, NotPlain, Receipt, Rejected, Signal
 from otlp_arrow.receivers.replies import Answered, Refusal
 from otlp_arrow.storage.snapshot import Snapshot
 
@@ -69,6 +69,7 @@ class MemoryIntake:
 
     async def accept(self, batch: Batch, ticket: MemoryTicket | None = None) -> Receipt:
         """Keep a batch, unless a fault is next. Raises ``Rejected`` as the pipeline does."""
+        columns = _gathered(batch.signal, batch.message) if batch.message is not None else batch.columns
         door = batch.transport if batch.receiver == "otlp" else batch.receiver
         with self.changed:
             self.calls[door] += 1
@@ -81,17 +82,16 @@ class MemoryIntake:
             await self._drop_connections(door)
         if fault.refusal is not None:
             raise Answered(fault.refusal)
-        return self._keep(batch)
+        return self._keep(batch, columns)
 
-    def _keep(self, batch: Batch) -> Receipt:
+    def _keep(self, batch: Batch, columns: pa.RecordBatch | None) -> Receipt:
         rejected, message = 0, ""
-        columns = batch.columns
         if batch.encoding is Encoding.OTLP:
             columns, outcome = decode_with_outcome(batch.signal, batch.payload_bytes)
             if outcome.error is not None:
                 raise Rejected(outcome.error)
             rejected, message = outcome.rejected, outcome.message
-        assert columns is not None, "an Arrow batch comes with its columns"
+        assert columns is not None, "an Arrow batch comes with its columns or its message"
         with self.changed:
             if columns.num_rows:
                 self._batches[batch.signal].append(columns)
@@ -133,3 +133,13 @@ class MemoryIntake:
         """Do this to each of the next ``requests``, after what is planned already."""
         with self.changed:
             self._faults.extend([fault] * requests)
+
+
+def _gathered(signal: Signal, message: ArrowMessage) -> pa.RecordBatch:
+    builder = new_builder(signal)
+    outcome = builder.gather(message)
+    if outcome is None:
+        raise NotPlain("the batch has to be cast")
+    if outcome.error is not None:
+        raise Rejected(outcome.error)
+    return builder.finish()  # nobody clears this builder; the batch keeps it
