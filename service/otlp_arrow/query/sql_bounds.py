@@ -24,6 +24,9 @@ MAX_WORKERS = 2
 IDLE_S = 60.0
 """A worker that nobody asks anything is ended: it takes some 150 MB, and half a second to start."""
 
+IDLE_END_S = 1.0
+"""An idle worker that is told to end gets so long; then it is killed."""
+
 START_TIMEOUT_S = 30.0
 GRACE_S = 2.0
 """A worker stops its statement itself when the time is up; one that does not is ended so much later."""

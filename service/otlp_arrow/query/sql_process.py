@@ -37,6 +37,7 @@ from otlp_arrow.query.errors import BadQuery, QueryError, QueryTimeout
 from otlp_arrow.query.source import DirectorySource, PipelineSource, SegmentGone
 from otlp_arrow.query.sql_bounds import (
     GRACE_S,
+    IDLE_END_S,
     IDLE_S,
     MAX_RESULT_BYTES,
     MAX_WORKERS,
@@ -187,9 +188,13 @@ class Worker:
                 case _:
                     raise _Answered(_ERRORS.get(head["error"], QueryError)(head["detail"]), head["again"])
 
-    def end(self) -> None:
-        """Now, whatever it is doing."""
+    def end(self, grace_s: float = 0.0) -> None:
+        """Now, whatever it is doing; one that does nothing may have a moment to end by itself."""
         self.keep()
+        if grace_s:
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                self._to.close()
+                self.process.wait(grace_s)
         self.process.kill()
         self.process.wait()
         self._reader.join()
@@ -347,14 +352,14 @@ class Pool:
             if worker not in self._idle:
                 return
             self._idle.remove(worker)
-        worker.end()
+        worker.end(IDLE_END_S)
 
     def close(self) -> None:
         """End those that nobody is asking."""
         with self._changed:
             idle, self._idle = self._idle, []
         for worker in idle:
-            worker.end()
+            worker.end(IDLE_END_S)
 
     @property
     def busy(self) -> int:
