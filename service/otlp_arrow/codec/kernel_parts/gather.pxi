@@ -95,7 +95,8 @@ cdef bint gather_values(Gathering* self, Table* table, int column, size_t first,
     cdef Position data = gather_buffer(self, rows * width)
     if data == NULL:
         return False
-    memcpy(table.column[column] + first * width, data, rows * width)
+    if rows:  # a table without rows may have no memory
+        memcpy(table.column[column] + first * width, data, rows * width)
     return True
 
 
@@ -571,7 +572,7 @@ cdef bint gather_flagged(
         return False
     if not gather_values(self, table, column, first, rows):
         return False
-    if self.nulls == rows:
+    if rows and self.nulls == rows:
         memset(table.column[column] + first * table.width[column], 0, rows * table.width[column])
         return True
     for row in range(rows):
@@ -651,7 +652,8 @@ cdef bint gather_exemplars(Gathering* self, Metrics* metrics, size_t first, size
     cdef size_t count = 0
     if not gather_list(self, &metrics.shared.records, POINT_EXEMPLARS_END, first, rows, exemplars, &count):
         return False
-    memset(u8(exemplars, EXEMPLAR_HAS) + at, 0, count)
+    if count:
+        memset(u8(exemplars, EXEMPLAR_HAS) + at, 0, count)
     if not (
         gather_required(self, count)
         and gather_time(self, exemplars, EXEMPLAR_TIME, at, count)
@@ -686,7 +688,8 @@ cdef bint gather_points(Gathering* self, void* columns, size_t first, size_t row
     cdef Metrics* metrics = <Metrics*>columns
     cdef Table* points = &metrics.shared.records
     cdef int exponential = EXPONENTIAL_HISTOGRAM
-    memset(u8(points, POINT_HAS) + first, 0, rows)
+    if rows:
+        memset(u8(points, POINT_HAS) + first, 0, rows)
     return (
         gather_keywords(self, points, METRIC_NAME, first, rows, &metrics.names, False)
         and gather_kinds(self, metrics, first, rows)
