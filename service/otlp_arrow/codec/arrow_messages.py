@@ -51,18 +51,12 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A message of a stream. ``decoded_bytes``: what its buffers take once they are inflated.
-
-    ``nodes`` are length and null count of each array, ``buffers`` offset and length of each buffer, one
-    after the other.
-    """
+    """A message of a stream. ``decoded_bytes``: what its buffers take once they are inflated."""
 
     kind: Kind
     decoded_bytes: int = 0
     dictionary_id: int = 0
     is_delta: bool = False
-    nodes: tuple[int, ...] = ()
-    buffers: tuple[int, ...] = ()
     compressed: bool = False
 
 
@@ -160,14 +154,15 @@ def _inspect(header: bytes, body: Buffer, max_bytes: int) -> Claim:
         number = int(struct.unpack_from("<q", header, id_at)[0]) if id_at else 0
         is_delta = bool(header[delta_at]) if delta_at else False
         table = _follow(header, _slot(header, table, _DICTIONARY_DATA))
-    nodes, buffers = _pairs(header, table, _NODES), _pairs(header, table, _BUFFERS)
+    _pairs(header, table, _NODES)  # damaged ones are refused here, in our words
+    buffers = _pairs(header, table, _BUFFERS)
     compressed = bool(_slot(header, table, _COMPRESSION))
     decoded_bytes = _decoded_bytes(buffers, body, compressed)
     if decoded_bytes > max_bytes:
         raise TooLarge(
             f"a batch or dictionary of {decoded_bytes} bytes is over the limit of {max_bytes}; send fewer rows"
         )
-    return Claim(kind, decoded_bytes, number, is_delta, nodes, buffers, compressed)
+    return Claim(kind, decoded_bytes, number, is_delta, compressed)
 
 
 def _pairs(header: bytes, batch: int, slot: int) -> tuple[int, ...]:
