@@ -7,7 +7,7 @@ only the classes at the end of this file touch Python. It reads in this order: `
 ``origin`` (what all signals share), then ``traces``, ``metrics``, ``logs``; ``gather`` takes batches of Arrow clients.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
@@ -51,7 +51,8 @@ cdef extern from "kernel_parts/doubles.h" nogil:
 cdef extern from "kernel_parts/crc32.h" nogil:
     void crc32_prepare()
     uint32_t crc32_update(uint32_t value, const uint8_t* data, size_t size)
-    uint32_t crc32_by_table(uint32_t register, const uint8_t* data, size_t size)
+    enum: CRC32_WAYS
+    int crc32_every_way(uint32_t value, const uint8_t* data, size_t size, uint32_t* crcs)
 
 cdef extern from "kernel_parts/zstd_frames.h" nogil:
     bint zstd_is_constant(const uint8_t* data, size_t size)
@@ -95,6 +96,7 @@ HASH_KEY = int.from_bytes(os.urandom(8), "little")
 
 cdef enum:
     SCANNED_WITH_GIL = 8192  # bytes; 8 us at most. Letting go of it and waiting for it costs more than that
+    COPIED_WITH_GIL = 65536  # the same for work that takes a tenth of a nanosecond a byte
 
 
 def crc32(data, value: int = 0) -> int:
@@ -102,7 +104,7 @@ def crc32(data, value: int = 0) -> int:
     cdef Py_buffer view
     cdef uint32_t crc = <uint32_t>(value & 0xFFFFFFFF)
     PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    if view.len > 32768:
+    if view.len > COPIED_WITH_GIL:
         with nogil:
             crc = crc32_update(crc, <const uint8_t*>view.buf, view.len)
     else:
@@ -111,11 +113,37 @@ def crc32(data, value: int = 0) -> int:
     return crc
 
 
-def crc32_portable(data, value: int = 0) -> int:
-    """``crc32`` as machines without carry-less multiplication compute it."""
-    cdef const uint8_t[::1] view = data
-    cdef uint32_t crc = <uint32_t>(value & 0xFFFFFFFF)
-    return ~crc32_by_table(~crc, &view[0], view.shape[0]) & 0xFFFFFFFF if view.shape[0] else crc
+def crc32_ways(data, value: int = 0) -> list[int]:
+    """``crc32`` in every way that this machine can compute it, other machines' ways included."""
+    cdef Py_buffer view
+    cdef uint32_t crcs[CRC32_WAYS]
+    cdef int way, ways
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    ways = crc32_every_way(<uint32_t>(value & 0xFFFFFFFF), <const uint8_t*>view.buf, view.len, crcs)
+    PyBuffer_Release(&view)
+    return [crcs[way] for way in range(ways)]
+
+
+def copy_out(target, at: int, source) -> None:
+    """Copy the bytes of ``source`` to ``target``, a writable buffer, from byte ``at`` on; large ones without the GIL.
+    Raises ``ValueError`` if they reach beyond its end."""
+    cdef Py_buffer to, view
+    cdef Py_ssize_t place = at
+    PyObject_GetBuffer(target, &to, PyBUF_WRITABLE)
+    try:
+        PyObject_GetBuffer(source, &view, PyBUF_SIMPLE)
+        try:
+            if place < 0 or view.len > to.len - place:
+                raise ValueError(f"{view.len} bytes at {place} do not fit into {to.len}")
+            if view.len > COPIED_WITH_GIL:
+                with nogil:
+                    memcpy(<uint8_t*>to.buf + place, <const uint8_t*>view.buf, view.len)
+            else:
+                memcpy(<uint8_t*>to.buf + place, <const uint8_t*>view.buf, view.len)
+        finally:
+            PyBuffer_Release(&view)
+    finally:
+        PyBuffer_Release(&to)
 
 
 def memory_bytes(address: int, size: int) -> bytes:
@@ -128,6 +156,18 @@ def count_bits(address: int, rows: int) -> int:
     return bits_count(<const uint8_t*><uintptr_t>address, rows)
 
 
+cdef size_t zstd_frame_of(const uint8_t* data, size_t size, bint words, uint8_t** out) noexcept nogil:
+    """The size of the frame at ``out``; 0 if none was made."""
+    cdef bint constant = zstd_is_constant(data, size)
+    if constant or words:
+        out[0] = <uint8_t*>malloc(zstd_constant_bound(size) if constant else zstd_words_bound(size // 4))
+    if out[0] != NULL and constant:
+        return zstd_constant(data[0], size, out[0])
+    if out[0] != NULL and size % 4 == 0:
+        return zstd_words(<const uint32_t*>data, size // 4, out[0])
+    return 0
+
+
 def zstd_frame(address: int, size: int, words: bool) -> bytes | None:
     """The ``size`` bytes at ``address`` as a Zstandard frame, if they are one byte over and over or, with ``words``,
     growing numbers of four bytes; else None: then the library's compressor does better."""
@@ -135,15 +175,11 @@ def zstd_frame(address: int, size: int, words: bool) -> bytes | None:
     cdef size_t length = size
     cdef size_t packed = 0
     cdef uint8_t* out = NULL
-    cdef bint constant
-    with nogil:
-        constant = zstd_is_constant(data, length)
-        if constant or words:
-            out = <uint8_t*>malloc(zstd_constant_bound(length) if constant else zstd_words_bound(length // 4))
-        if out != NULL and constant:
-            packed = zstd_constant(data[0], length, out)
-        elif out != NULL and length % 4 == 0:
-            packed = zstd_words(<const uint32_t*>data, length // 4, out)
+    if length > SCANNED_WITH_GIL:
+        with nogil:
+            packed = zstd_frame_of(data, length, words, &out)
+    else:
+        packed = zstd_frame_of(data, length, words, &out)
     try:
         return PyBytes_FromStringAndSize(<const char*>out, packed) if packed else None
     finally:

@@ -12,11 +12,21 @@ import mmap
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES, DIRECT_WRITE_BYTES
+
+copy_out: Callable[[Any, int, Any], None]
+
+try:
+    from otlp_arrow.codec._kernel import copy_out  # large ones without the GIL
+except ImportError:  # pragma: no cover - only where no kernel was built
+
+    def copy_out(target: Any, at: int, source: Any) -> None:
+        target[at : at + len(source)] = source
+
 
 log = logging.getLogger(__name__)
 
@@ -243,23 +253,23 @@ def _set_direct(descriptor: int, direct: bool) -> bool:
 
 def _filled(aligned: mmap.mmap, buffers: Sequence[Buffer]) -> Iterator[int]:
     """Fill ``aligned`` with the bytes of the buffers, in order, time and again; how many bytes it holds each time."""
-    aligned.seek(0)
-    room = DIRECT_WRITE_BYTES
+    at = 0
     for buffer in buffers:
         size = len(buffer)
-        if size > room:
+        if at + size > DIRECT_WRITE_BYTES:
             rest = memoryview(buffer)
-            while len(rest) > room:
-                aligned.write(rest[:room])
-                rest = rest[room:]
+            while at + size > DIRECT_WRITE_BYTES:
+                room = DIRECT_WRITE_BYTES - at
+                copy_out(aligned, at, rest[:room])
                 yield DIRECT_WRITE_BYTES
-                aligned.seek(0)
-                room = DIRECT_WRITE_BYTES
-            buffer, size = rest, len(rest)
-        aligned.write(buffer)
-        room -= size
-    if room < DIRECT_WRITE_BYTES:
-        yield DIRECT_WRITE_BYTES - room
+                rest = rest[room:]
+                size -= room
+                at = 0
+            buffer = rest
+        copy_out(aligned, at, buffer)
+        at += size
+    if at:
+        yield at
 
 
 def _write_all(descriptor: int, buffers: Sequence[Buffer]) -> int:

@@ -15,12 +15,14 @@ kernel = pytest.importorskip("otlp_arrow.codec.kernel")
 _kernel = pytest.importorskip("otlp_arrow.codec._kernel")
 
 
-@given(st.binary(max_size=600), st.integers(0, 2**32 - 1))
-def test_crc32_is_that_of_zlib(data: bytes, value: int) -> None:
-    assert kernel.crc32(data, value) == _kernel.crc32_portable(data, value) == zlib.crc32(data, value)
+@given(st.binary(max_size=1500), st.integers(0, 2**32 - 1))
+def test_crc32_is_that_of_zlib_on_every_kind_of_machine(data: bytes, value: int) -> None:
+    assert {kernel.crc32(data, value), *_kernel.crc32_ways(data, value)} == {zlib.crc32(data, value)}
 
 
-@pytest.mark.parametrize("size", [0, 1, 15, 16, 63, 64, 65, 127, 128, 1_000, 32_768, 32_769, 1 << 20])
+@pytest.mark.parametrize(
+    "size", [0, 1, 15, 16, 63, 64, 65, 127, 128, 511, 512, 513, 767, 768, 831, 832, 1_000, 65_536, 65_537, 1 << 20]
+)
 def test_crc32_of_parts_is_that_of_the_whole(size: int) -> None:
     data = random.Random(size).randbytes(size)
     for cut in {0, size // 3, size}:
@@ -31,6 +33,26 @@ def test_crc32_of_parts_is_that_of_the_whole(size: int) -> None:
 def test_crc32_wants_bytes() -> None:
     with pytest.raises(TypeError):
         kernel.crc32("text")
+
+
+@pytest.mark.parametrize("size", [0, 1, 15, 4_095, 4_096, 4_097, 4_159, 65_536, 65_537, 200_001])
+@pytest.mark.parametrize("at", [0, 1, 16, 33])
+def test_what_is_copied_out_lies_where_it_shall_and_nothing_beside_it_changes(size: int, at: int) -> None:
+    data = random.Random(size).randbytes(size + 3)[3:]
+    target = bytearray(b"\xa5" * (at + size + 40))
+    _kernel.copy_out(target, at, memoryview(data))
+    assert target == b"\xa5" * at + data + b"\xa5" * 40
+
+
+@pytest.mark.parametrize("at", [-1, 9, 1 << 62])
+def test_nothing_is_copied_out_beyond_the_end(at: int) -> None:
+    with pytest.raises(ValueError, match="do not fit into 16"):
+        _kernel.copy_out(bytearray(16), at, bytes(8))
+
+
+def test_nothing_is_copied_out_to_memory_that_must_not_change() -> None:
+    with pytest.raises(BufferError):
+        _kernel.copy_out(bytes(16), 0, bytes(8))
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False))
