@@ -62,35 +62,37 @@ class Measured:
     stored: Stored
 
 
-def batches(rows: int, own_dictionaries: bool = False) -> list[pa.RecordBatch]:
-    """The standard spans, cut into batches; they share their dictionaries unless each is to have its own."""
-    requests = payloads.traces(rows).requests
+def batches(rows: int, signal: Signal = Signal.TRACES, own_dictionaries: bool = False) -> list[pa.RecordBatch]:
+    """The standard load of a signal, cut into batches; they share their dictionaries unless each is to have its own."""
+    requests = getattr(payloads, signal.value)(rows).requests
     if own_dictionaries:
-        return [codec.decode(Signal.TRACES, request) for request in requests]
-    builder = codec.new_builder(Signal.TRACES)
+        return [codec.decode(signal, request) for request in requests]
+    builder = codec.new_builder(signal)
     builder.append(requests)
     whole = builder.snapshot()
     return [whole.slice(at, rows) for at in range(0, whole.num_rows, rows)]
 
 
-def measure(directory: Path, sent: list[pa.RecordBatch], *, seconds: float, streams: int, rest: float) -> Measured:
+def measure(
+    directory: Path, signal: Signal, sent: list[pa.RecordBatch], *, seconds: float, streams: int, rest: float
+) -> Measured:
     """Start a collector, put for ``seconds``, flush, rest, stop, count."""
     with FlightCollector(directory) as server:
         location = f"grpc://localhost:{server.http_port}"
-        _put(location, sent, 0.3)  # connections, first segment, code that is loaded on first use
+        _put(location, signal, sent, 0.3)  # connections, first segment, code that is loaded on first use
         with flight.connect(location) as client:
             list(client.do_action("flush"))
         time.sleep(rest)
         before, began = server.usage(), time.monotonic()
         with ThreadPoolExecutor(streams) as pool:
-            done = list(pool.map(lambda _: _put(location, sent, seconds), range(streams)))
+            done = list(pool.map(lambda _: _put(location, signal, sent, seconds), range(streams)))
         elapsed = time.monotonic() - began
         with flight.connect(location) as client:
             list(client.do_action("flush"))
         time.sleep(rest)
         after = server.usage()
         server.stop()
-        stored = server.stored("traces")
+        stored = server.stored(signal.value)
     rows = sum(rows for rows, _ in done)
     waited = sorted(wait for _, waits in done for wait in waits)
     cpu = after.cpu_s - before.cpu_s
@@ -106,7 +108,7 @@ def measure(directory: Path, sent: list[pa.RecordBatch], *, seconds: float, stre
     )
 
 
-def _put(location: str, sent: list[pa.RecordBatch], seconds: float) -> tuple[int, list[float]]:
+def _put(location: str, signal: Signal, sent: list[pa.RecordBatch], seconds: float) -> tuple[int, list[float]]:
     """Rows acknowledged, and how long each batch waited for its acknowledgement."""
     under_way: list[float] = []
     waits: list[float] = []
@@ -114,7 +116,7 @@ def _put(location: str, sent: list[pa.RecordBatch], seconds: float) -> tuple[int
     rows = 0
 
     with flight.connect(location) as client:
-        writer, acknowledgements = client.do_put(flight.FlightDescriptor.for_path("traces"), sent[0].schema)
+        writer, acknowledgements = client.do_put(flight.FlightDescriptor.for_path(signal.value), sent[0].schema)
 
         def listen() -> None:
             nonlocal rows
@@ -143,6 +145,7 @@ def _put(location: str, sent: list[pa.RecordBatch], seconds: float) -> tuple[int
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--signal", type=Signal, choices=list(Signal), default=Signal.TRACES, help="(traces)")
     parser.add_argument("--rows", type=int, default=512, help="rows a batch")
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--rest", type=float, default=2, help="seconds to come to rest, counted in")
@@ -151,12 +154,19 @@ def main() -> None:
     parser.add_argument("--own-dictionaries", action="store_true", help="dictionaries change with every batch")
     parser.add_argument("--directory", type=Path, help="where to write")
     options = parser.parse_args()
-    sent = batches(options.rows, options.own_dictionaries)
+    sent = batches(options.rows, options.signal, options.own_dictionaries)
     print("| CPU µs/row | system | rows/s | ack p50 / p95 ms | bytes/row | RSS peak MiB |")
     print("|---:|---:|---:|---:|---:|---:|")
     for _ in range(options.repeat):
         with scratch(options.directory) as directory:
-            got = measure(directory, sent, seconds=options.seconds, streams=options.streams, rest=options.rest)
+            got = measure(
+                directory,
+                options.signal,
+                sent,
+                seconds=options.seconds,
+                streams=options.streams,
+                rest=options.rest,
+            )
         print(
             f"| {got.cpu_us_per_row:.2f} | {got.system_share:.0%} | {got.rows_per_s:,.0f} "
             f"| {got.p50_ms:.1f} / {got.p95_ms:.1f} | {got.stored.bytes / got.stored.records:.0f} "
