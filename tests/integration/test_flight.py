@@ -432,9 +432,7 @@ async def spread_over_files(door: Door, count: int = 6) -> list[pa.RecordBatch]:
     for batch in batches[:-2]:
         await ask(put, door.client, Signal.TRACES, batch)
         await door.pipeline.flush()
-        await asyncio.get_running_loop().run_in_executor(
-            door.pipeline._writes, door.pipeline.store.close_segment, Signal.TRACES
-        )
+        await door.pipeline._writes.run(door.pipeline.store.close_segment, Signal.TRACES)
     assert len(door.pipeline.store.catalog.snapshot(Signal.TRACES)) == count - 2
     return batches
 

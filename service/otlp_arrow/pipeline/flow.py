@@ -115,13 +115,13 @@ class Pipeline:
             await self._recover(loop)
         except BaseException:
             self._stop_replay.set()
-            self._shut_executors()
+            self._end_threads()
             raise
         self._intake = Intake(
             self.store.wal,
             self.store.disk,
             self._pools,
-            executor=self._commits,
+            committer=self._commits,
             meter=self._meter,
             on_chunk=self._enqueue,
             ack=self.settings.ack,
@@ -163,9 +163,9 @@ class Pipeline:
 
     async def _recover(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            findings = await loop.run_in_executor(self._writes, self.store.open)
+            findings = await self._writes.run(self.store.open)
             self._book_findings(findings)
-            work = loop.run_in_executor(self._writes, self._replay)
+            work = self._writes.run(self._replay)
             try:
                 self.replayed = await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -173,9 +173,9 @@ class Pipeline:
                 await asyncio.wait([work])
                 raise
             self._book_replayed(self.replayed)
-            await loop.run_in_executor(self._writes, self.store.finish_recovery)
+            await self._writes.run(self.store.finish_recovery)
         except BaseException:  # cancelled, too; the thread does one thing after another
-            await loop.run_in_executor(self._writes, self.store.abandon)
+            await self._writes.run(self.store.abandon)
             raise
 
     def _replay(self) -> Replayed:
@@ -202,17 +202,17 @@ class Pipeline:
         loop = asyncio.get_running_loop()
         up_to = self._stored_up_to()
         # A thread may still hang in a sync that the timeout gave up on; this does not wait for it much longer.
-        closing = loop.run_in_executor(self._writes, self.store.close, up_to)
+        closing = self._writes.run(self.store.close, up_to)
         try:
             async with asyncio.timeout_at(max(deadline, loop.time() + CLOSE_TIMEOUT_S)):
                 await asyncio.shield(closing)
         except TimeoutError:
             log.error("the disk did not answer; the segments are closed at the next start")
-        self._shut_executors()
+        self._end_threads()
 
-    def _shut_executors(self) -> None:
-        self._commits.shutdown(wait=False, cancel_futures=True)
-        self._writes.shutdown(wait=False, cancel_futures=True)
+    def _end_threads(self) -> None:
+        self._commits.end()
+        self._writes.end()
 
     def _start(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=f"otlp-{name}")
@@ -254,7 +254,7 @@ class Pipeline:
         while True:
             began = loop.time()
             try:
-                await loop.run_in_executor(self._writes, self._write, chunk)
+                await self._writes.run(self._write, chunk)
             except OSError as error:
                 self._note_trouble("segment", error)
             else:
@@ -293,7 +293,7 @@ class Pipeline:
 
     async def _release(self) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._writes, self.store.release, self._stored_up_to())
+            await self._writes.run(self.store.release, self._stored_up_to())
         except OSError as error:
             self._note_trouble("cursor", error)
         else:
@@ -324,9 +324,7 @@ class Pipeline:
         """
         gathered, before = await self._intake.gathered(signal)
         waiting = [chunk for chunk in self._unstored if chunk.signal is signal and chunk.wal_first < before]
-        return await asyncio.get_running_loop().run_in_executor(
-            self._writes, self._snapshot, signal, waiting, gathered, before
-        )
+        return await self._writes.run(self._snapshot, signal, waiting, gathered, before)
 
     def _snapshot(self, signal: Signal, waiting: list[Chunk], gathered: list[pa.RecordBatch], before: int) -> Snapshot:
         """In the thread that writes, so that a chunk is either in a segment as a whole or not begun."""
@@ -351,11 +349,10 @@ class Pipeline:
 
     async def keep_house(self) -> None:
         """Close aged segments, delete what retention lets go."""
-        loop = asyncio.get_running_loop()
         await self._release()  # forwarders may have caught up since the last write
         try:
-            await loop.run_in_executor(self._writes, self.store.close_aged_segments)
-            expired = await loop.run_in_executor(self._writes, self.store.expire, self._stored_up_to())
+            await self._writes.run(self.store.close_aged_segments)
+            expired = await self._writes.run(self.store.expire, self._stored_up_to())
         except OSError as error:
             self._note_trouble("retention", error)
             return
@@ -366,9 +363,7 @@ class Pipeline:
         """Put what was accepted into segments, and delete the oldest of a signal until at most so many rows and bytes
         are left. Rows deleted. Raises ``OSError``."""
         await self.flush()
-        expired = await asyncio.get_running_loop().run_in_executor(
-            self._writes, self.store.keep_newest, signal, max_rows, max_bytes, self._stored_up_to()
-        )
+        expired = await self._writes.run(self.store.keep_newest, signal, max_rows, max_bytes, self._stored_up_to())
         self._book_expired(expired)
         return sum(expiry.segment.rows for expiry in expired)
 

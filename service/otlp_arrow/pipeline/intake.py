@@ -20,7 +20,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -47,6 +46,7 @@ from otlp_arrow.model.limits import (
 )
 from otlp_arrow.model.meter import Meter
 from otlp_arrow.model.status import PartStatus
+from otlp_arrow.pipeline.worker import Worker
 from otlp_arrow.storage.disk import Disk
 from otlp_arrow.storage.gathering import BuilderPool, Chunk, Gathering
 from otlp_arrow.storage.wal import Entry, Wal
@@ -141,7 +141,7 @@ class Intake:
         disk: Disk,
         pools: dict[Signal, BuilderPool],
         *,
-        executor: Executor,
+        committer: Worker,
         meter: Meter,
         on_chunk: Callable[[Chunk], None],
         ack: Ack,
@@ -157,7 +157,7 @@ class Intake:
     ) -> None:
         self._wal = wal
         self._disk = disk
-        self._executor = executor
+        self._committer = committer
         self._meter = meter
         self._on_chunk = on_chunk
         self._ack = ack
@@ -323,7 +323,7 @@ class Intake:
             first = gathering.wal_first or self._settled_sequence + 1
             self._copying = True
             try:
-                copies = await asyncio.get_running_loop().run_in_executor(self._executor, gathering.snapshot)
+                copies = await self._committer.run(gathering.snapshot)
                 if not future.done():
                     future.set_result((copies, first))
             finally:
@@ -403,7 +403,7 @@ class Intake:
             if self._ack is Ack.MEMORY:
                 await self._acknowledge_and_log(group)
             else:
-                done = await loop.run_in_executor(self._executor, self._commit, group, verdict)
+                done = await self._committer.run(self._commit, group, verdict)
                 self._settle(group, done.outcomes, done.first_sequence)
                 self._meter.observe(m.WAL_SYNC_SECONDS, done.sync_s)
         except _TooLate:
@@ -422,13 +422,12 @@ class Intake:
                 _fail(pending.future, Closed("the collector stopped before the data was kept"))
 
     async def _acknowledge_and_log(self, group: list[_Pending]) -> None:
-        loop = asyncio.get_running_loop()
         if self._unlogged:  # the disk refused them; sequences have to follow one another
-            await loop.run_in_executor(self._executor, self._log_the_acknowledged)
-        outcomes = await loop.run_in_executor(self._executor, self._decode, group)
+            await self._committer.run(self._log_the_acknowledged)
+        outcomes = await self._committer.run(self._decode, group)
         self._unlogged = _entries(group, outcomes)
         self._settle(group, outcomes, self._wal.next_sequence)
-        await loop.run_in_executor(self._executor, self._log_the_acknowledged)
+        await self._committer.run(self._log_the_acknowledged)
 
     def _settle(self, group: Sequence[_Pending], outcomes: Sequence[Outcome], sequence: int) -> None:
         """Book what was committed, acknowledge it, see to it that it gets written."""
@@ -566,8 +565,7 @@ class Intake:
     def _start_probe(self) -> None:
         if self._closed or not self._trouble:
             return
-        loop = asyncio.get_running_loop()
-        probe = loop.run_in_executor(self._executor, self._probe)
+        probe = self._committer.run(self._probe)
         probe.add_done_callback(self._probed)
 
     def _probe(self) -> None:
