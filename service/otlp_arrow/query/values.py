@@ -46,23 +46,6 @@ def matching(values: pa.StructArray, wanted: AttributeFilter) -> np.ndarray:
     return found
 
 
-def python_values(values: pa.StructArray) -> list[Any]:
-    """Each value as Python has it: None, str, int, float, bool, bytes, list, dict."""
-    children: dict[int, list[Any]] = {}
-    types = values.field("type").fill_null(EMPTY).to_pylist()
-    valid = values.is_valid().to_pylist() if values.null_count else None
-    found = []
-    for row, type_number in enumerate(types):
-        if valid is not None and not valid[row]:
-            type_number = EMPTY
-        if type_number not in children:
-            child = _child(values, type_number)
-            children[type_number] = [None] * len(values) if child is None else child.to_pylist()
-        value = children[type_number][row]
-        found.append(from_text(value) if type_number in (MAP, SLICE) and value is not None else value)
-    return found
-
-
 def from_text(text: str) -> Any:
     """The list or dict that is stored as JSON text; of keys that occur twice the last one counts."""
     return value_from_json(json.loads(text))
