@@ -345,6 +345,7 @@ def run(options: argparse.Namespace, directory: Path) -> int:
     pool = requests(max(1, min(128, options.spans // SPANS_PER_REQUEST)))
     trace_ids, end_ns = filled(directory, options.spans, pool)
     gc.collect()
+    gc.freeze()  # as the collector does when it starts: the pool of requests is no garbage of the questions
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     print(f"{options.spans:,} spans, {options.rate:,} more a second meanwhile; load of the machine {load}")
     with collecting(directory, pool, options.rate) as taken:

@@ -222,8 +222,7 @@ class BatchReader:
     def take(self, field: Field, rows: np.ndarray, data: Octets | None = None) -> pa.Array:
         """Some rows of a column, given in ascending order. Raises ``Unreadable`` or ``OSError``.
 
-        Buffers are decompressed only as far as these rows reach, in small steps: fresh memory for all of a large
-        one costs as much as decompressing it. Meant for few rows. ``data``: from ``read``.
+        Buffers are decompressed only as far as these rows reach. Meant for few rows. ``data``: from ``read``.
         """
         return self._take(field, rows, data or self.read((field,)))
 
@@ -399,7 +398,8 @@ _PREFIX_SHARE = 0.75
 """Of a buffer; beyond it decompressing the whole at once is faster than in steps."""
 
 _SMALL_BYTES = 256 * 1024
-_STEP_BYTES = 128 * 1024
+_STEP_BYTES = 1024 * 1024
+"""As much as Arrow decompresses at once."""
 
 
 def _inflate(piece: memoryview, codec: str, size: int) -> memoryview:

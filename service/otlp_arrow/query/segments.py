@@ -272,24 +272,21 @@ class FileUnit:
         return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
     def _sparse(self, names: list[str], rows: np.ndarray) -> dict[str, pa.Array]:
-        """Few rows of those columns that are not decoded yet."""
-        ordered, back = np.unique(rows, return_inverse=True)
-        if len(ordered) < len(rows):
+        """Few rows, in ascending order, of those columns that are not decoded yet."""
+        if (rows[1:] <= rows[:-1]).any():
             return {}
         missing = [name for name in names if self._cache.get((*self._key, name)) is None]
         if not missing:
             return {}
-        fields = _LAYOUTS[self.signal]
+        found: dict[str, pa.Array] = {}
         try:
             reader = self._open()
-            data = reader.read([fields[name] for name in missing])
-            found = {name: reader.take(fields[name], ordered, data) for name in missing}
+            for run in _runs(missing, _LAYOUTS[self.signal]):
+                data = reader.read(list(run.values()))
+                found |= {name: reader.take(field, rows, data) for name, field in run.items()}
+            return found
         except (Unreadable, OSError, pa.ArrowException) as error:
             raise QueryError(f"{self.segment.path}: {error}") from error
-        if (back[1:] > back[:-1]).all():
-            return found
-        order = pa.array(back)
-        return {name: column.take(order) for name, column in found.items()}
 
     def cached_origins(self) -> pa.DictionaryArray | None:
         """What ``origins`` found, if it is still kept."""
@@ -366,6 +363,20 @@ class BatchUnit:
 
 
 Unit = FileUnit | BatchUnit
+
+
+def _runs(names: list[str], fields: dict[str, Field]) -> Iterator[dict[str, Field]]:
+    """Fields that lie side by side in a file, to be read at once."""
+    run: dict[str, Field] = {}
+    end = -1
+    for name in names:
+        field = fields[name]
+        if run and field.buffer != end:
+            yield run
+            run = {}
+        run[name], end = field, field.end
+    if run:
+        yield run
 
 
 SPARSE_ROWS = 256

@@ -22,27 +22,27 @@ _ORDERED = {
 }
 
 
-def matching(values: pa.StructArray, wanted: AttributeFilter) -> np.ndarray:
-    """Which of some values (``VALUE``) fulfil a filter, as booleans."""
-    types = values.field("type")
-    if values.null_count:
-        types = pc.if_else(values.is_valid(), types, EMPTY)
-    numbers = types.fill_null(EMPTY).to_numpy(zero_copy_only=False)
-    found = np.zeros(len(values), bool)
+def matching(values: pa.StructArray, positions: np.ndarray, wanted: AttributeFilter) -> np.ndarray:
+    """Which of the values (``VALUE``) at some positions fulfil a filter, as booleans."""
     if wanted.operator == "EXISTS":
-        found[:] = True
-        return found
+        return np.ones(len(positions), bool)
     if wanted.operator == "NOT_EQUALS":
         equal = AttributeFilter(wanted.key, wanted.value, "EQUALS")
-        return ~matching(values, equal)
-    for type_number in np.unique(numbers):
+        return ~matching(values, positions, equal)
+    places = pa.array(positions)
+    types = values.field("type").take(places)
+    if values.null_count:
+        types = pc.if_else(values.is_valid().take(places), types, EMPTY)
+    numbers = types.fill_null(EMPTY).to_numpy(zero_copy_only=False)
+    found = np.zeros(len(positions), bool)
+    # Only the child that holds a type's values is looked at: to take all of them costs five times as much.
+    for type_number in np.flatnonzero(np.bincount(numbers)).tolist():
         at = np.flatnonzero(numbers == type_number)
-        child = _child(values, int(type_number))
+        child = _child(values, type_number)
         if child is None:
-            hits = np.full(len(at), wanted.operator == "EQUALS" and wanted.value is None)
+            found[at] = wanted.operator == "EQUALS" and wanted.value is None
         else:
-            hits = _compare(int(type_number), child.take(pa.array(at)), wanted)
-        found[at] = hits
+            found[at] = _compare(type_number, child.take(pa.array(positions[at])), wanted)
     return found
 
 
