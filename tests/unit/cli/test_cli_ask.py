@@ -410,6 +410,12 @@ def test_the_prompt_answers_line_by_line_and_survives_errors(
     assert "Ctrl-C forgets" in out
     assert "forgotten" not in out
     assert "never" not in out
+    assert err.count("otlp-arrow: ") == 1
+    readline = sys.modules.get("readline")
+    if readline is not None:
+        sql_command._keep_history(readline, tmp_path / "history")
+        assert (tmp_path / "history").stat().st_mode & 0o777 == 0o600
+        readline.clear_history()
 
 
 @pytest.mark.parametrize(
@@ -431,12 +437,6 @@ def test_the_prompt_knows_the_commands_of_other_prompts(
         assert sql_command.prompt(Target(dir=directory), store, 100) == 0
     assert typed == []
     assert shown in capsys.readouterr().out
-    assert err.count("otlp-arrow: ") == 1
-    readline = sys.modules.get("readline")
-    if readline is not None:
-        sql_command._keep_history(readline, tmp_path / "history")
-        assert (tmp_path / "history").stat().st_mode & 0o777 == 0o600
-        readline.clear_history()
 
 
 def test_words_and_views_are_completed():
