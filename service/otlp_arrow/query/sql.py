@@ -159,7 +159,7 @@ def _fetch(
 def _translated(error: Exception) -> QueryError:
     if str(error).startswith("Out of Memory Error"):  # what DuckDB advises are settings, which nobody here can make
         return BadQuery(TOO_MUCH_MEMORY)
-    return BadQuery(str(error).split("\n\nLINE", 1)[0][:1000])
+    return BadQuery(" ".join(str(error).split("\n\nLINE", 1)[0].split("\n"))[:1000])
 
 
 class _Watch:

@@ -101,8 +101,9 @@ def _text(child: pa.Array, text: str, operator: str) -> np.ndarray:
 
 
 def _nested(child: pa.Array, wanted: AttributeFilter, type_number: int) -> np.ndarray:
-    if isinstance(wanted.value, list | tuple | dict) and wanted.operator == "EQUALS":
-        return np.array([plain_equal(from_text(text), wanted.value) for text in child.to_pylist()], bool)
+    value = wanted.value.nested() if isinstance(wanted.value, Untyped) else wanted.value
+    if isinstance(value, list | tuple | dict) and wanted.operator == "EQUALS":
+        return np.array([plain_equal(from_text(text), value) for text in child.to_pylist()], bool)
     if wanted.operator == "CONTAINS" and type_number == SLICE:
         return np.array([is_member(from_text(text), wanted.value) for text in child.to_pylist()], bool)
     return np.zeros(len(child), bool)
