@@ -223,7 +223,7 @@ class FileUnit:
         self._key = (str(places.path), places.inode, place.start)
         self._reader: BatchReader | None = None
         self.wants_origins = False  # ``number`` would save decoding
-        self._taken = False
+        self._taken = self._numbered = False
         self._varied = False  # resources hardly repeat: numbering is of no use
 
     @property
@@ -258,8 +258,8 @@ class FileUnit:
         if origins is None and self._taken and not self._varied:
             if len(rows) > SPARSE_ROWS:
                 origins = self.origins()
-            else:
-                self.wants_origins = True
+            else:  # what the cache had no room to keep is not made again and again for a few rows
+                self.wants_origins = not self._numbered
         self._taken = True
         repeated = None if origins is None else origins.dictionary.take(origins.indices.take(indices))
         own = [name for name in schema.names if repeated is None or name not in ORIGIN_COLUMNS]
@@ -304,6 +304,7 @@ class FileUnit:
     def number(self) -> None:
         """Number resources and scopes, so that ``take`` need not decode them."""
         self.wants_origins = False
+        self._numbered = True
         if self.cached_origins() is None and not self._varied:
             try:
                 self._varied = self.origins() is None

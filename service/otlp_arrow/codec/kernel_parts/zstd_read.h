@@ -2,8 +2,8 @@
  *
  * Of offsets nearly all sequences say the same, "one literal, then the three bytes of the number before". In an FSE
  * table whose states are mostly of one symbol, most states lead on without a bit: how far such a walk goes from a state
- * is known beforehand, and so many numbers are their literals under the upper bytes of the last one. On spans: 0.5 ns
- * a number; the library takes 5.
+ * is known beforehand, and so many numbers are their literals under the upper bytes of the last one. 0.3 to 1.4 ns a
+ * number; the library takes 9.
  *
  * What differs in anything from what the writer does is left to the library: also damage, as far as it shows.
  */
