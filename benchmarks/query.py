@@ -1,13 +1,12 @@
 """How fast the stored answers: a million spans, ingest going on, one process.
 
 Method. The generator decodes a pool of 65,536 spans of a web shop (``payloads``, 10 attributes each, and
-``tenant.id``, each of whose 1,000 values one span in a thousand has) with the collector's own builder, gives each
-round new ids and times, and writes it with the collector's own store: sixteen units in closed segments, spread over
-the last two hours. Then a collector opens the directory; a thread sends it spans at a steady rate; another asks, each
-question as often as ``--repeat`` says with other ids, words or ranges each time, and looks at every object of the
-answer. The first question of a kind is not counted. Memory is what the process grew by while it asked, with the
-ingest at work before and during; DuckDB's figures are plain SQL over the same files, each question reading what it
-needs of them.
+``tenant.id``, each of whose 1,000 values one span in a thousand has), gives each round new ids and times, and writes
+it, as requests, with the collector's own builder and store: sixty units in closed segments, spread over the last two
+hours. Then a collector opens the directory; a thread sends it spans at a steady rate; another asks, each question as
+often as ``--repeat`` says with other ids, words or ranges each time, and looks at every object of the answer. The first
+question of a kind is not counted. Memory is what the process grew by while it asked, with the ingest at work before and
+during; DuckDB's figures are plain SQL over the same files, each question reading what it needs of them.
 
     python benchmarks/query.py [--spans 1000000] [--rate 5000] [--repeat 100] [--directory DIR] [--without-duckdb]
 """
@@ -39,7 +38,7 @@ import pyarrow as pa
 
 from otlp_arrow.app.settings import Settings
 from otlp_arrow.app.wiring import open_collector
-from otlp_arrow.codec import new_builder
+from otlp_arrow.codec import encode, new_builder
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Batch, Busy, Signal
 from otlp_arrow.query import AttributeFilter, SpanQuery, SpanStore
@@ -89,7 +88,8 @@ def fill(directory: Path, spans: int, pool: list[bytes], end_ns: int) -> list[by
     """Write about ``spans`` spans that end at ``end_ns``; some of their trace ids."""
     builder = new_builder(Signal.TRACES)
     builder.append(pool)
-    batch = builder.finish()
+    batch = builder.snapshot()
+    builder.clear()
     rounds = max(1, round(spans / batch.num_rows))
     store = Store(StorageSettings(directory))
     store.open()
@@ -100,7 +100,11 @@ def fill(directory: Path, spans: int, pool: list[bytes], end_ns: int) -> list[by
         for at in range(0, fresh.num_rows, UNIT_ROWS):
             first = 1 + (number * fresh.num_rows + at) // SPANS_PER_REQUEST
             unit = fresh.slice(at, UNIT_ROWS)
-            store.write(Signal.TRACES, unit, first, first + unit.num_rows // SPANS_PER_REQUEST - 1)
+            starts = range(0, unit.num_rows, SPANS_PER_REQUEST)
+            builder.append([encode(Signal.TRACES, unit.slice(start, SPANS_PER_REQUEST)) for start in starts])
+            rows = builder.memory() or builder.finish()
+            store.write(Signal.TRACES, rows, first, first + len(starts) - 1)
+            builder.clear()
         column = fresh.column("trace_id")
         trace_ids += [column[int(row)].as_py() for row in rng.integers(0, len(column), 60)]
     store.close(rounds * len(pool))
@@ -341,6 +345,7 @@ def run(options: argparse.Namespace, directory: Path) -> int:
     pool = requests(max(1, min(128, options.spans // SPANS_PER_REQUEST)))
     trace_ids, end_ns = filled(directory, options.spans, pool)
     gc.collect()
+    gc.freeze()  # as the collector does when it starts: the pool of requests is no garbage of the questions
     load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
     print(f"{options.spans:,} spans, {options.rate:,} more a second meanwhile; load of the machine {load}")
     with collecting(directory, pool, options.rate) as taken:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -240,6 +242,9 @@ def _readings(wanted: Any) -> Iterator[Any]:
     yield wanted.text
     if wanted.text in ("true", "false"):
         yield wanted.text == "true"
+    if wanted.text[:1] in "[{":
+        with contextlib.suppress(ValueError):
+            yield json.loads(wanted.text)
     for kind in (int, float):
         try:
             yield kind(wanted.text)

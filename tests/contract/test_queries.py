@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,8 @@ WANTED = st.sampled_from([each for each in asked.VALUES if each is not None]) | 
         Untyped("true"),
         Untyped("0.5"),
         Untyped("tim"),
+        *(Untyped(json.dumps(each)) for each in asked.VALUES if isinstance(each, list | dict)),
+        Untyped("[1,"),
         199.5,
         2**53,
         -0.5,

@@ -165,18 +165,61 @@ def test_a_process_that_died_while_nobody_asked_is_replaced(store: SpanStore, ow
     assert own_workers.processes != [worker]
 
 
-def test_a_process_that_dies_over_a_statement_is_an_error_of_the_statement(
-    store: SpanStore, own_workers: sql_process.Pool
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        (signal.SIGKILL, "ended from outside (SIGKILL, which is also what a system does that runs out of memory)"),
+        (signal.SIGTERM, "ended from outside (SIGTERM)"),
+        (signal.SIGSEGV, "crashed (SIGSEGV)"),
+        (signal.SIGABRT, "crashed (SIGABRT)"),
+    ],
+    ids=lambda value: value.name if isinstance(value, signal.Signals) else "",
+)
+def test_a_process_that_dies_over_a_statement_is_an_error_that_tells_why(
+    store: SpanStore, own_workers: sql_process.Pool, caplog: pytest.LogCaptureFixture, sent: signal.Signals, told: str
 ):
     store.sql("SELECT 1")
     (worker,) = own_workers.processes
     asking, outcome = asked_beside(lambda: store.sql(SLOW))
     wait_until(lambda: own_workers.busy)
-    os.kill(worker, signal.SIGKILL)
+    os.kill(worker, sent)
     asking.join(30)
-    assert "memory" in str(outcome[0])
-    assert isinstance(outcome[0], BadQuery)
+    assert told in str(outcome[0])
+    assert not isinstance(outcome[0], BadQuery)  # nobody's question was wrong
+    assert ("Fatal Python error" in caplog.text) == told.startswith("crashed")
     assert store.sql("SELECT 1").rows == [(1,)]
+
+
+ENDS = """
+import sys
+from otlp_arrow.query import sql_worker
+def answered(self, request):
+    %s
+sql_worker.Worker._answered = answered
+sql_worker.main()
+"""
+
+
+@LINUX
+@pytest.mark.parametrize(
+    ("does", "kind", "told"),
+    [
+        ("return bytearray(2**40)", BadQuery, "more memory than it may"),
+        ("sys.stderr.write('x' * 200_000); import pyarrow as pa; pa.allocate_buffer(2**33)", BadQuery, "more memory"),
+        ("import os; os._exit(3)", QueryError, "ended with exit code 3"),
+        ("return 1 / 0", QueryError, "ended with exit code 1"),
+        ("import os; os.close(1); os._exit(0)", QueryError, "ended with exit code 0"),
+    ],
+    ids=["memory", "memory of a library", "an exit code", "an exception", "no answer"],
+)
+def test_what_a_process_says_when_it_ends_tells_why(
+    store: SpanStore, monkeypatch: pytest.MonkeyPatch, does: str, kind: type[QueryError], told: str
+):
+    monkeypatch.setattr(sql_process, "_START", f"import json,sys; sys.path[:]=json.loads(sys.argv[1]); {ENDS % does}")
+    with pytest.raises(QueryError, match=told) as raised:
+        store.sql("SELECT 1")
+    assert type(raised.value) is kind
 
 
 def asked_beside(ask: Callable[[], object]) -> tuple[threading.Thread, list[object]]:

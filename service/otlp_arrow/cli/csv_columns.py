@@ -23,7 +23,8 @@ from otlp_arrow.model import Signal
 from otlp_arrow.query import Logs, Points, Spans
 from otlp_arrow.query.ask import KINDS, STATUSES
 from otlp_arrow.query.nested import row_codes
-from otlp_arrow.query.results import jsonable, value_of
+from otlp_arrow.query.python_rows import values_of
+from otlp_arrow.query.results import jsonable
 from otlp_arrow.query.values import from_text
 
 Cells = Sequence[Any]
@@ -236,7 +237,7 @@ _EXEMPLARS = {
 
 # -- records ------------------------------------------------------------------------------------------------
 def _body(batch: pa.RecordBatch) -> Cells:
-    return [csv_cell(jsonable(value_of(each))) for each in read(batch.column("body"))]
+    return [csv_cell(jsonable(each)) for each in values_of(batch.column("body"))]
 
 
 def _log_time(batch: pa.RecordBatch) -> Cells:

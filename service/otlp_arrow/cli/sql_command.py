@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import contextlib
 import os
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,10 @@ _WORDS = (
     "service_name",
     "INTERVAL",
 )
+# What other prompts for SQL have taught people to type, too: no statement begins so.
+_COMMAND = re.compile(r"\s*(?P<word>[.\\?]\S*|help|quit|exit)(?:\s+(?P<name>.*?))?\s*;?\s*", re.IGNORECASE)
+_LEAVING = ("\\q", "\\quit", ".q", ".quit", ".exit", "quit", "exit")
+_DESCRIBING = ("\\d", "\\dt", ".tables", ".schema")
 _HELP = """\
 A statement goes on until its semicolon. Ctrl-C forgets what was typed, or stops a question.
   \\d        the views          \\d NAME   the columns of one
@@ -67,10 +72,10 @@ def prompt(target: Target, store: SpanStore, max_rows: int) -> int:
             print()
             waiting = ""
             continue
-        if not waiting and line.strip().startswith("\\"):
-            if line.strip() in ("\\q", "\\quit"):
+        if not waiting and (command := _COMMAND.fullmatch(line)):
+            if command["word"].lower() in _LEAVING:
                 return FOUND
-            _answer(target, store, _meaning(line.strip()), max_rows)
+            _answer(target, store, _meaning(command["word"].lower(), command["name"] or ""), max_rows)
             continue
         waiting = f"{waiting}\n{line}" if waiting else line
         statements, waiting = split(waiting)
@@ -78,13 +83,12 @@ def prompt(target: Target, store: SpanStore, max_rows: int) -> int:
             _answer(target, store, statement, max_rows)
 
 
-def _meaning(command: str) -> str:
-    """The SQL of a command that begins with a backslash; nothing after its help was shown."""
-    word, _, name = command.partition(" ")
-    if word == "\\d" and not name.strip():
+def _meaning(word: str, name: str) -> str:
+    """The SQL of a command; nothing after its help was shown."""
+    if word in _DESCRIBING and not name:
         print("\n".join(_VIEWS))
-    elif word == "\\d" and name.strip() in _VIEWS:
-        return f"DESCRIBE SELECT * FROM {name.strip()}"
+    elif word in _DESCRIBING and name in _VIEWS:
+        return f"DESCRIBE SELECT * FROM {name}"
     else:
         print(_HELP)
     return ""

@@ -61,6 +61,11 @@ cdef extern from "kernel_parts/zstd_frames.h" nogil:
     size_t zstd_words_bound(size_t count)
     size_t zstd_words(const uint32_t* words, size_t count, uint8_t* out)
 
+cdef extern from "kernel_parts/zstd_read.h" nogil:
+    size_t zstd_content(const uint8_t* frame, size_t size)
+    int zstd_constant_of(const uint8_t* frame, size_t size)
+    bint zstd_unwords(const uint8_t* frame, size_t size, uint32_t* out, size_t count)
+
 cdef extern from "Python.h":
     double PyOS_string_to_double(const char* text, char** end, void* overflow_exception)
 
@@ -97,6 +102,7 @@ HASH_KEY = int.from_bytes(os.urandom(8), "little")
 cdef enum:
     SCANNED_WITH_GIL = 8192  # bytes; 8 us at most. Letting go of it and waiting for it costs more than that
     COPIED_WITH_GIL = 65536  # the same for work that takes a tenth of a nanosecond a byte
+    READ_WITH_GIL = 1048576  # bytes; 0.3 ms. A question reads dozens of columns, and would wait for it each time
 
 
 def crc32(data, value: int = 0) -> int:
@@ -184,6 +190,37 @@ def zstd_frame(address: int, size: int, words: bool) -> bytes | None:
         return PyBytes_FromStringAndSize(<const char*>out, packed) if packed else None
     finally:
         free(out)
+
+
+def zstd_beginning(frame, size: int) -> bytes | int | None:
+    """The first ``size`` bytes in a frame of ``zstd_frame``; a number if they are all this byte. None if somebody else
+    wrote the frame, or less is in it: then the library's decompressor is to be asked."""
+    cdef Py_buffer view
+    cdef const uint8_t* data
+    cdef uint32_t* out
+    cdef size_t count = size
+    cdef int byte
+    cdef bint fine = False
+    PyObject_GetBuffer(frame, &view, PyBUF_SIMPLE)
+    try:
+        data = <const uint8_t*>view.buf
+        if count == 0 or zstd_content(data, view.len) < count:
+            return None
+        byte = zstd_constant_of(data, view.len)
+        if byte >= 0:
+            return byte
+        if count % 4:
+            return None
+        found = PyBytes_FromStringAndSize(NULL, size)
+        out = <uint32_t*>PyBytes_AS_STRING(found)
+        if count <= READ_WITH_GIL:
+            fine = zstd_unwords(data, view.len, out, count // 4)
+        else:
+            with nogil:
+                fine = zstd_unwords(data, view.len, out, count // 4)
+        return found if fine else None
+    finally:
+        PyBuffer_Release(&view)
 
 
 def double_text(value: float) -> str:

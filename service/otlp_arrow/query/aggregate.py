@@ -30,12 +30,12 @@ from otlp_arrow.query.conditions import (
 from otlp_arrow.query.errors import BadQuery
 from otlp_arrow.query.index import UnitSummary, trace_hash, trace_hashes
 from otlp_arrow.query.nested import EVENT_LEVELS, attribute_columns, entries_of
+from otlp_arrow.query.python_rows import values_of
 from otlp_arrow.query.results import TraceSummary, jsonable
 from otlp_arrow.query.segments import Unit, times_of, to_numpy
 from otlp_arrow.query.select import matching_units, select
 from otlp_arrow.query.source import DirectorySource
 from otlp_arrow.query.times import SECOND
-from otlp_arrow.query.values import python_values
 
 STEPS_PER_OCTAVE = 64
 """Durations are counted in classes 1.1 % wide: percentiles are within 0.6 % and need no list of all durations."""
@@ -213,7 +213,7 @@ def _count_keys(column: pa.Array, level: str, prefix: str, found: dict[tuple[str
         key.count += int(counts[pair])
         if len(key.examples) < EXAMPLES:
             newest = np.flatnonzero(pairs == pair)[-64:][::-1] + inside.start
-            for value in python_values(entries.values.take(pa.array(newest))):
+            for value in values_of(entries.values.take(pa.array(newest))):
                 text = value if isinstance(value, str) else json.dumps(jsonable(value), ensure_ascii=False)
                 text = text[:200]
                 if text not in key.examples and len(key.examples) < EXAMPLES:
@@ -331,7 +331,7 @@ def _texts(unit: Unit, rows: np.ndarray, key: str) -> pa.Array:
         positions = entries.positions(key)
         owners = entries.rows_of(positions)
         wanted = np.isin(owners, rows)
-        values = python_values(entries.values.take(pa.array(positions[wanted])))
+        values = values_of(entries.values.take(pa.array(positions[wanted])))
         for row, value in zip(owners[wanted].tolist(), values, strict=True):
             found[places[row]] = value if isinstance(value, str) else json.dumps(jsonable(value))
     return pa.array(found, pa.utf8())

@@ -58,7 +58,7 @@ _NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?|
 
 @dataclass(frozen=True, slots=True)
 class Untyped:
-    """A value as text: the string, and the number or boolean that it reads as."""
+    """A value as text: the string, and the number, boolean, list or map that it reads as."""
 
     text: str
 
@@ -71,6 +71,16 @@ class Untyped:
     def boolean(self) -> bool | None:
         """The boolean that the text is."""
         return {"true": True, "false": False}.get(self.text.lower())
+
+    def nested(self) -> list[Any] | dict[str, Any] | None:
+        """The list or map that the text is as JSON, as answers write it."""
+        if not self.text.startswith(("[", "{")):
+            return None
+        try:
+            found = value_from_json(json.loads(self.text))
+        except (ValueError, RecursionError):
+            return None
+        return found if isinstance(found, list | dict) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +205,9 @@ def plain_equal(stored: Any, wanted: Any) -> bool:
             return stored == wanted.text
         if isinstance(stored, bool):
             return stored is wanted.boolean()
+        if isinstance(stored, list | tuple | Mapping):
+            nested = wanted.nested()
+            return nested is not None and plain_equal(stored, nested)
         number = wanted.number()
         return isinstance(stored, int | float) and number is not None and stored == number
     if isinstance(stored, bool) or isinstance(wanted, bool):

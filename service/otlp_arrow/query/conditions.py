@@ -177,8 +177,7 @@ class Attribute:
         positions = entries.positions(self.filter.key)
         if not len(positions):
             return found
-        if self.filter.operator != "EXISTS":
-            positions = positions[matching(entries.values.take(pa.array(positions)), self.filter)]
+        positions = positions[matching(entries.values, positions, self.filter)]
         rows = entries.rows_of(positions)
         found[rows[rows >= 0]] = True
         return found

@@ -140,14 +140,27 @@ class Engine:
 
     def build_indexes(self) -> int:
         """Index everything now; how many units were new."""
-        return sum(self.source.index.build(self.source.view(signal).units) for signal in Signal)
+        built = 0
+        for signal in Signal:
+            for unit in self.source.view(signal).units:
+                if isinstance(unit, FileUnit):
+                    built += self._indexed(unit)
+        return built
+
+    def _indexed(self, unit: FileUnit) -> int:
+        """Index a unit if it is not; 1 if it was new. Its resources are numbered with it: they are decoded for both."""
+        new = self.source.index.build([unit])
+        if new or unit.wants_origins:
+            unit.number()
+        return new
 
     def _index_later(self, signal: Signal) -> None:
         with self._lock:
             thread = self._indexing.get(signal)
             if (thread is not None and thread.is_alive()) or self._closed.is_set():
                 return
-            units = [u for u in self.source.known_units(signal) if self.source.summary(u) is None]
+            units = self.source.known_units(signal)
+            units = [unit for unit in units if unit.wants_origins or self.source.summary(unit) is None]
             if not units:
                 return
             thread = threading.Thread(target=self._index, args=(units,), name=f"otlp-index-{signal.value}", daemon=True)
@@ -158,7 +171,7 @@ class Engine:
         try:
             for unit in reversed(units):
                 began = time.monotonic()
-                self.source.index.build([unit])
+                self._indexed(unit)
                 took = time.monotonic() - began
                 if self._closed.wait(took * (1 / INDEX_SHARE - 1)):
                     return

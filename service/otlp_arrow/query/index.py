@@ -71,7 +71,7 @@ class UnitSummary:
 
     def may_have_trace(self, trace_hash: int) -> bool:
         """Whether a row may be of this trace."""
-        at = int(np.searchsorted(self.hashes, np.uint64(trace_hash)))
+        at = int(self.hashes.searchsorted(np.uint64(trace_hash)))
         return at < len(self.hashes) and int(self.hashes[at]) == trace_hash
 
     def may_have_word(self, column: str, value: str) -> bool:

@@ -1,8 +1,9 @@
 """Single columns of a record batch in a segment, read and decompressed without touching the others.
 
 pyarrow decodes whole fields: every child of an attribute map, the empty ones too (a third of the bytes). Here only the
-buffers that are wanted are read, the large ones side by side, and children that are null throughout cost nothing.
-Buffers follow the schema depth first
+buffers that are wanted are read, as far as they are wanted; children that are null throughout cost nothing, and what
+our kernel compressed it reads back itself. All on the thread that asks: to share this work with others cost more in
+waiting for Python's lock than it gained. Buffers follow the schema depth first
 (https://arrow.apache.org/docs/format/Columnar.html#recordbatch-message)::
 
     RecordBatch  length, nodes: [{length, null_count}], buffers: [{offset, length}], compression
@@ -14,12 +15,11 @@ gives ids.
 
 from __future__ import annotations
 
+import enum
 import functools
 import struct
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,12 @@ import pyarrow as pa
 
 from otlp_arrow.storage.ipc import _field as field_at
 from otlp_arrow.storage.ipc import _u32 as u32_at
+
+_kernel: Any
+try:
+    from otlp_arrow.codec import _kernel
+except ImportError:  # pragma: no cover - only where no kernel was built
+    _kernel = None
 
 # Slots in the tables' vtables.
 _HEADER = 2
@@ -44,13 +50,27 @@ class Unreadable(ValueError):
     """The bytes are no record batch of this schema."""
 
 
+class Kind(enum.Enum):
+    """How an array of a type lies in its buffers, behind the validity."""
+
+    FIXED = enum.auto()  # values of one width
+    BITS = enum.auto()
+    OCTETS = enum.auto()  # offsets, bytes
+    WORDS = enum.auto()  # codes of a dictionary
+    STRUCT = enum.auto()  # nothing: the children are as long
+    LIST = enum.auto()  # offsets into the child; maps too
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
-    """Where a field of a schema begins among nodes and buffers; ``dictionary``: its dictionary's id, or -1."""
+    """Where a field of a schema begins among nodes and buffers, and its buffers with those of its children end;
+    ``dictionary``: its dictionary's id, or -1."""
 
     type: pa.DataType
+    kind: Kind
     node: int
     buffer: int
+    end: int
     dictionary: int
     children: tuple[Field, ...]
 
@@ -76,27 +96,34 @@ def _lay_out(type_: pa.DataType, counter: list[int]) -> Field:
     counter[0] += 1
     dictionary = -1
     children: tuple[Field, ...] = ()
-    if pa.types.is_dictionary(type_):
+    kind = _kind(type_)
+    counter[1] += {Kind.STRUCT: 1, Kind.OCTETS: 3}.get(kind, 2)
+    if kind is Kind.WORDS:
         dictionary = counter[2]
-        counter[1] += 2
         counter[2] += 1
-    elif pa.types.is_struct(type_):
-        counter[1] += 1
+    elif kind is Kind.STRUCT:
         children = tuple(_lay_out(child.type, counter) for child in type_)
     elif pa.types.is_map(type_):
-        counter[1] += 2
-        entries = pa.struct([type_.key_field, type_.item_field])
-        children = (_lay_out(entries, counter),)
-    elif pa.types.is_list(type_):
-        counter[1] += 2
+        children = (_lay_out(pa.struct([type_.key_field, type_.item_field]), counter),)
+    elif kind is Kind.LIST:
         children = (_lay_out(type_.value_type, counter),)
-    elif pa.types.is_string(type_) or (pa.types.is_binary(type_) and not pa.types.is_fixed_size_binary(type_)):
-        counter[1] += 3
-    elif pa.types.is_primitive(type_) or pa.types.is_fixed_size_binary(type_):
-        counter[1] += 2
-    else:
-        raise Unreadable(f"columns of type {type_} are not known here")
-    return Field(type_, node, buffer, dictionary, children)
+    return Field(type_, kind, node, buffer, counter[1], dictionary, children)
+
+
+def _kind(type_: pa.DataType) -> Kind:
+    if pa.types.is_dictionary(type_):
+        return Kind.WORDS
+    if pa.types.is_struct(type_):
+        return Kind.STRUCT
+    if pa.types.is_map(type_) or pa.types.is_list(type_):
+        return Kind.LIST
+    if pa.types.is_boolean(type_):
+        return Kind.BITS
+    if pa.types.is_fixed_size_binary(type_) or pa.types.is_primitive(type_):
+        return Kind.FIXED
+    if pa.types.is_string(type_) or pa.types.is_binary(type_):
+        return Kind.OCTETS
+    raise Unreadable(f"columns of type {type_} are not known here")
 
 
 def read_batch_header(metadata: bytes) -> BatchHeader:
@@ -151,7 +178,7 @@ def _pairs(buffer: bytes, table: int, slot: int) -> np.ndarray:
 
 
 @dataclass(frozen=True, slots=True)
-class _Bytes:
+class Octets:
     """Bytes of a message's body from ``start`` on."""
 
     octets: bytes
@@ -175,200 +202,204 @@ class BatchReader:
 
     def column(self, field: Field) -> pa.Array:
         """The array of a top-level field. Raises ``Unreadable`` or ``OSError``."""
-        first, last = field.buffer, _last_buffer(field)
-        octets = self._column_bytes(field)
-        data, start = octets.octets, octets.start
-        large = [n for n in range(first, last) if self._worth_a_thread(n)]
-        ahead = {n: _threads().submit(self._buffer, n, data, start) for n in large[1:]}
-        try:
-            return self._array(field, data, start, ahead)
-        finally:
-            for each in ahead.values():
-                each.cancel()
+        return self._array(field, self.read((field,)))
 
-    # -- some rows -------------------------------------------------------------------------------
-
-    def take(self, field: Field, rows: np.ndarray) -> pa.Array:
-        """Some rows of a column, given in ascending order. Raises ``Unreadable`` or ``OSError``.
-
-        Buffers are decompressed only as far as these rows reach, in small steps: fresh memory for all of a large
-        one costs as much as decompressing it. Meant for few rows.
-        """
-        return self._take(field, rows, self._column_bytes(field))
-
-    def _column_bytes(self, field: Field) -> _Bytes:
-        spans = self._header.buffers[field.buffer : _last_buffer(field)]
+    def read(self, fields: Sequence[Field]) -> Octets:
+        """The bytes of some fields, for ``take``. Raises ``Unreadable`` or ``OSError``."""
+        first, last = min(field.buffer for field in fields), max(field.end for field in fields)
+        spans = self._header.buffers[first:last]
         used = spans[spans[:, 1] > 0]
         if not len(used):
-            return _Bytes(b"", 0)
+            return Octets(b"", 0)
         start, end = int(used[:, 0].min()), int((used[:, 0] + used[:, 1]).max())
         data = self._read(self._body + start, end - start)
         if len(data) < end - start:
             raise Unreadable("the file ends inside a record batch")
-        return _Bytes(data, start)
+        return Octets(data, start)
 
-    def _take(self, field: Field, rows: np.ndarray, data: _Bytes) -> pa.Array:
+    # -- some rows -------------------------------------------------------------------------------
+
+    def take(self, field: Field, rows: np.ndarray, data: Octets | None = None) -> pa.Array:
+        """Some rows of a column, given in ascending order. Raises ``Unreadable`` or ``OSError``.
+
+        Buffers are decompressed only as far as these rows reach. Meant for few rows. ``data``: from ``read``.
+        """
+        return self._take(field, rows, data or self.read((field,)))
+
+    def _take(self, field: Field, rows: np.ndarray, data: Octets) -> pa.Array:
         length, null_count = self._node(field)
         type_ = field.type
         if not len(rows) or (length and null_count == length and not field.children):
             return pa.nulls(len(rows), type_)
-        if int(rows[-1]) >= length:
+        last = int(rows[-1])
+        if last >= length:
             raise Unreadable("a column that is shorter than its batch")
-        validity = self._take_validity(field, rows, data) if null_count else None
-        if field.dictionary >= 0:
-            assert self._dictionary is not None
-            codes = self._take_fixed(field.buffer + 1, rows, 4, data)
-            buffers = [validity, pa.py_buffer(codes)]
-            return pa.DictionaryArray.from_buffers(type_, len(rows), buffers, self._dictionary(field.dictionary))
-        if pa.types.is_struct(type_):
-            children = self._take_children(field, rows, data)
-            return pa.Array.from_buffers(type_, len(rows), [validity], children=children)
-        if pa.types.is_list(type_) or pa.types.is_map(type_):
-            bounds, members = self._take_offsets(field.buffer + 1, rows, data)
-            child = self._take(field.children[0], members, data)
-            return pa.Array.from_buffers(type_, len(rows), [validity, pa.py_buffer(bounds)], children=[child])
-        if pa.types.is_boolean(type_):
-            bits = self._take_validity(field, rows, data, number=field.buffer + 1)
-            return pa.Array.from_buffers(type_, len(rows), [validity, bits])
-        if pa.types.is_string(type_) or (pa.types.is_binary(type_) and not pa.types.is_fixed_size_binary(type_)):
-            bounds, octets = self._take_octets(field.buffer + 1, rows, data)
-            return pa.Array.from_buffers(type_, len(rows), [validity, pa.py_buffer(bounds), pa.py_buffer(octets)])
-        values = self._take_fixed(field.buffer + 1, rows, type_.bit_width // 8, data)
-        return pa.Array.from_buffers(type_, len(rows), [validity, pa.py_buffer(values)])
+        validity = self._take_bits(field.buffer, rows, data) if null_count else None
+        match field.kind:
+            case Kind.WORDS:
+                assert self._dictionary is not None
+                codes = self._take_fixed(field.buffer + 1, rows, 4, data)
+                buffers = [validity, pa.py_buffer(codes)]
+                return pa.DictionaryArray.from_buffers(type_, len(rows), buffers, self._dictionary(field.dictionary))
+            case Kind.STRUCT:
+                children = [self._take(child, rows, data) for child in field.children]
+                return pa.Array.from_buffers(type_, len(rows), [validity], children=children)
+            case Kind.LIST:
+                bounds, members = self._take_offsets(field.buffer + 1, rows, data)
+                child = self._take(field.children[0], members, data)
+                return pa.Array.from_buffers(type_, len(rows), [validity, pa.py_buffer(bounds)], children=[child])
+            case Kind.BITS:
+                return pa.Array.from_buffers(
+                    type_, len(rows), [validity, self._take_bits(field.buffer + 1, rows, data)]
+                )
+            case Kind.OCTETS:
+                bounds, octets = self._take_octets(field.buffer + 1, rows, data)
+                return pa.Array.from_buffers(type_, len(rows), [validity, pa.py_buffer(bounds), pa.py_buffer(octets)])
+            case Kind.FIXED:
+                values = self._take_fixed(field.buffer + 1, rows, type_.bit_width // 8, data)
+                return pa.Array.from_buffers(type_, len(rows), [validity, pa.py_buffer(values)])
 
-    def _take_children(self, field: Field, rows: np.ndarray, data: _Bytes) -> list[pa.Array]:
-        """The children of a struct; large leaves side by side."""
-        ahead: dict[int, Future[pa.Array]] = {}
-        for number, child in enumerate(field.children[1:], 1):
-            large = any(self._worth_a_thread(n) for n in range(child.buffer, _last_buffer(child)))
-            if large and not child.children:  # what waits for nobody
-                ahead[number] = _threads().submit(self._take, child, rows, data)
-        try:
-            return [
-                ahead[number].result() if number in ahead else self._take(child, rows, data)
-                for number, child in enumerate(field.children)
-            ]
-        finally:
-            for each in ahead.values():
-                each.cancel()
+    def _take_bits(self, number: int, rows: np.ndarray, data: Octets) -> pa.Buffer:
+        found = np.frombuffer(self._prefix(number, int(rows[-1]) // 8 + 1, data), np.uint8)
+        return pa.py_buffer(np.packbits(found[rows >> 3] >> (rows & 7).astype(np.uint8) & 1, bitorder="little"))
 
-    def _take_validity(
-        self, field: Field, rows: np.ndarray, data: _Bytes, number: int | None = None
-    ) -> pa.Buffer | None:
-        found = self._prefix(field.buffer if number is None else number, int(rows[-1]) // 8 + 1, data)
-        bits = np.unpackbits(np.frombuffer(found, np.uint8), bitorder="little")[rows]
-        return pa.py_buffer(np.packbits(bits, bitorder="little"))
-
-    def _take_fixed(self, number: int, rows: np.ndarray, width: int, data: _Bytes) -> np.ndarray:
+    def _take_fixed(self, number: int, rows: np.ndarray, width: int, data: Octets) -> np.ndarray:
         found = self._prefix(number, (int(rows[-1]) + 1) * width, data)
-        cells = np.frombuffer(found, np.uint8, (int(rows[-1]) + 1) * width).reshape(-1, width)
+        cells = np.frombuffer(found, f"V{width}", int(rows[-1]) + 1)
         return np.ascontiguousarray(cells[rows])
 
-    def _take_offsets(self, number: int, rows: np.ndarray, data: _Bytes) -> tuple[np.ndarray, np.ndarray]:
+    def _take_offsets(self, number: int, rows: np.ndarray, data: Octets) -> tuple[np.ndarray, np.ndarray]:
         """New offsets, and the numbers of the members that belong to the rows."""
         offsets = np.frombuffer(self._prefix(number, (int(rows[-1]) + 2) * 4, data), np.int32)
         starts, ends = offsets[rows].astype(np.int64), offsets[rows + 1].astype(np.int64)
         lengths = ends - starts
         if (lengths < 0).any():
             raise Unreadable("offsets that go back")
-        bounds = np.concatenate([[0], np.cumsum(lengths)])
+        bounds = _offsets_of(lengths)
         members = np.repeat(starts - bounds[:-1], lengths) + np.arange(bounds[-1])
-        return bounds.astype(np.int32), members
+        return bounds, members
 
-    def _take_octets(self, number: int, rows: np.ndarray, data: _Bytes) -> tuple[np.ndarray, bytes]:
+    def _take_octets(self, number: int, rows: np.ndarray, data: Octets) -> tuple[np.ndarray, bytes]:
         offsets = np.frombuffer(self._prefix(number, (int(rows[-1]) + 2) * 4, data), np.int32)
-        starts, ends = offsets[rows].tolist(), offsets[rows + 1].tolist()
-        found = memoryview(self._prefix(number + 1, max(ends), data))
-        pieces = [found[start:end] for start, end in zip(starts, ends, strict=True)]
-        bounds = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])]).astype(np.int32)
-        return bounds, b"".join(pieces)
+        starts, ends = offsets[rows], offsets[rows + 1]
+        found = memoryview(self._prefix(number + 1, int(ends.max()), data))
+        pieces = [found[start:end] for start, end in zip(starts.tolist(), ends.tolist(), strict=True)]
+        return _offsets_of(np.maximum(ends - starts, 0)), b"".join(pieces)
 
-    def _prefix(self, number: int, size: int, data: _Bytes) -> Any:
+    def _prefix(self, number: int, size: int, data: Octets) -> Any:
         """At least the first ``size`` bytes of a buffer, as something with the buffer protocol."""
-        offset, stored = (int(n) for n in self._header.buffers[number])
-        at = offset - data.start
         if size == 0:
             return b""
+        at, stored = self._place(number, data)
         if stored == 0:
             raise Unreadable("a buffer is missing")
         piece = memoryview(data.octets)[at : at + stored]
-        length = struct.unpack_from("<q", piece)[0] if self._codec is not None else -1
-        if length < 0 or size > _PREFIX_SHARE * length or length < _SMALL_BYTES:
-            found = self._buffer(number, data.octets, data.start)
-        else:
+        length = _LENGTH_PREFIX.unpack_from(piece)[0] if self._codec is not None else -1
+        found = _own_frame(piece[8:], size) if length >= size else None
+        if found is None and length >= _SMALL_BYTES and size <= _PREFIX_SHARE * length:
             assert self._codec is not None
             found = _inflate(piece[8:], self._codec.name, size)
+        elif found is None:
+            found = self._buffer(number, data)
         if found is None or len(found) < size:
             raise Unreadable("a buffer that is too short")
         return found
 
+    def _place(self, number: int, data: Octets) -> tuple[int, int]:
+        """Where a buffer lies in some bytes, and its size."""
+        if number >= len(self._header.buffers):
+            raise Unreadable("a record batch with fewer buffers than its schema")
+        return self._header.buffers.item(number, 0) - data.start, self._header.buffers.item(number, 1)
+
     def _node(self, field: Field) -> tuple[int, int]:
-        try:
-            length, null_count = (int(n) for n in self._header.nodes[field.node])
-        except IndexError as error:
-            raise Unreadable("a record batch with fewer columns than its schema") from error
-        return length, null_count
+        if field.node >= len(self._header.nodes):
+            raise Unreadable("a record batch with fewer columns than its schema")
+        return self._header.nodes.item(field.node, 0), self._header.nodes.item(field.node, 1)
 
-    def _worth_a_thread(self, number: int) -> bool:
-        return self._codec is not None and int(self._header.buffers[number][1]) > _THREAD_BYTES
-
-    def _array(
-        self,
-        field: Field,
-        data: bytes,
-        start: int,
-        ahead: Mapping[int, Future[pa.Buffer | None]] = MappingProxyType({}),
-    ) -> pa.Array:
+    def _array(self, field: Field, data: Octets) -> pa.Array:
         length, null_count = self._node(field)
-        type_ = field.type
+        type_, kind = field.type, field.kind
         # What is null throughout is not read. Lists are left alone: their offsets count.
         if length and null_count == length and not field.children:
             return pa.nulls(length, type_)
-        count = 3 if pa.types.is_string(type_) or pa.types.is_binary(type_) else 1 if pa.types.is_struct(type_) else 2
-        buffers = [
-            ahead[n].result() if n in ahead else self._buffer(n, data, start)
-            for n in range(field.buffer, field.buffer + count)
-        ]
-        if not null_count:
-            buffers[0] = None
-        if field.dictionary >= 0:
+        count = {Kind.STRUCT: 1, Kind.OCTETS: 3}.get(kind, 2)
+        buffers = [None if null_count == 0 else self._buffer(field.buffer, data)]
+        buffers += [self._buffer(field.buffer + n, data) for n in range(1, count)]
+        if kind is Kind.WORDS:
             assert self._dictionary is not None
             return pa.DictionaryArray.from_buffers(
                 type_, length, buffers, self._dictionary(field.dictionary), null_count
             )
-        children = [self._array(child, data, start, ahead) for child in field.children]
-        has_offsets = pa.types.is_string(type_) or pa.types.is_binary(type_) or pa.types.is_list(type_)
-        if (has_offsets or pa.types.is_map(type_)) and (buffers[1] is None or buffers[1].size < 4 * (length + 1)):
+        children = [self._array(child, data) for child in field.children]
+        if kind in (Kind.OCTETS, Kind.LIST) and (buffers[1] is None or buffers[1].size < 4 * (length + 1)):
             buffers[1] = pa.py_buffer(bytes(4 * (length + 1)))  # no rows may mean no offsets
-        if pa.types.is_string(type_) or pa.types.is_binary(type_):
+        if kind is Kind.OCTETS:
             buffers[2] = buffers[2] or pa.py_buffer(b"")
         return pa.Array.from_buffers(type_, length, buffers, null_count, children=children or None)
 
-    def _buffer(self, number: int, data: bytes, start: int) -> pa.Buffer | None:
-        offset, size = (int(n) for n in self._header.buffers[number])
+    def _buffer(self, number: int, data: Octets) -> pa.Buffer | None:
+        at, size = self._place(number, data)
         if size == 0:
             return None
-        piece = pa.py_buffer(memoryview(data)[offset - start : offset - start + size])
+        piece = pa.py_buffer(memoryview(data.octets)[at : at + size])
         if self._codec is None:
             return piece
-        (length,) = struct.unpack_from("<q", data, offset - start)
+        (length,) = _LENGTH_PREFIX.unpack_from(data.octets, at)
         if length == -1:
             return piece.slice(8)
         if length == 0:
             return None
         if not 0 < length <= _MAX_BUFFER_BYTES:
             raise Unreadable(f"a buffer claims {length} bytes")
+        frame = piece.slice(8)
+        own = _own_frame(frame, length)
+        if own is not None:
+            return own
         try:
-            return self._codec.decompress(piece.slice(8), decompressed_size=length)
+            return self._codec.decompress(frame, decompressed_size=length)
         except (pa.ArrowException, OSError) as error:
             raise Unreadable(f"a buffer cannot be decompressed: {error}") from error
+
+
+_LENGTH_PREFIX = struct.Struct("<q")
+
+
+def _offsets_of(lengths: np.ndarray) -> np.ndarray:
+    found = np.zeros(len(lengths) + 1, np.int32)
+    np.cumsum(lengths, out=found[1:])
+    return found
+
+
+def _own_frame(frame: Any, size: int) -> pa.Buffer | None:
+    """The first ``size`` bytes of what our kernel compressed; None if somebody else did."""
+    found = None if _kernel is None else _kernel.zstd_beginning(frame, size)
+    if found is None:
+        return None
+    if isinstance(found, int):
+        return pa.py_buffer(bytes([found]) * size) if found else _zeros(size)
+    return pa.py_buffer(found)
+
+
+def _zeros(size: int) -> pa.Buffer:
+    """So many zero bytes, shared: half of the columns of a unit hold nothing else somewhere."""
+    length = max(_SHARED_ZEROS, 1 << (size - 1).bit_length())
+    return _shared_zeros(length).slice(0, size)
+
+
+_SHARED_ZEROS = 4 * 1024 * 1024
+
+
+@functools.cache
+def _shared_zeros(length: int) -> pa.Buffer:
+    return pa.py_buffer(np.zeros(length, np.uint8))  # pages that nobody writes to take no memory
 
 
 _PREFIX_SHARE = 0.75
 """Of a buffer; beyond it decompressing the whole at once is faster than in steps."""
 
 _SMALL_BYTES = 256 * 1024
-_STEP_BYTES = 128 * 1024
+_STEP_BYTES = 1024 * 1024
+"""As much as Arrow decompresses at once."""
 
 
 def _inflate(piece: memoryview, codec: str, size: int) -> memoryview:
@@ -385,22 +416,5 @@ def _inflate(piece: memoryview, codec: str, size: int) -> memoryview:
     return target[:at]
 
 
-_THREAD_BYTES = 64 * 1024
-"""Compressed buffers above this size (0.3 ms or more) are decompressed side by side."""
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(2, thread_name_prefix="otlp-columns")
-
-
 # Offsets of one batch are signed 32 bit.
 _MAX_BUFFER_BYTES = 2**31
-
-
-def _last_buffer(field: Field) -> int:
-    if field.children:
-        return _last_buffer(field.children[-1])
-    type_ = field.type
-    count = 3 if field.dictionary < 0 and (pa.types.is_string(type_) or pa.types.is_binary(type_)) else 2
-    return field.buffer + count

@@ -6,16 +6,16 @@ import base64
 import datetime
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
 import pyarrow as pa
 
 from otlp_arrow.codec.columns import read
-from otlp_arrow.codec.schema import BOOL, BYTES, DOUBLE, INT, MAP, SLICE, STR
 from otlp_arrow.query.ask import KINDS, STATUSES
-from otlp_arrow.query.values import from_text
+from otlp_arrow.query.python_rows import attributes, hex_ids, members, numbers, texts, values_of, words
 
 _STATUS_NAMES = {number: name for name, number in STATUSES.items()}
 _KIND_NAMES = {number: name for name, number in KINDS.items()}
@@ -373,57 +373,53 @@ def _far_date(days: int) -> str:
 # -- from columns --------------------------------------------------------------------------------------
 def spans_of(batch: pa.RecordBatch) -> list[StoredSpan]:
     """The rows of a traces batch as objects."""
-    c = _columns(batch)
-    return [
-        StoredSpan(
-            **_origin(c, row),
-            trace_id=c["trace_id"][row].hex(),
-            span_id=c["span_id"][row].hex(),
-            parent_span_id=_hex(c["parent_span_id"][row]),
-            name=c["name"][row],
-            kind=_KIND_NAMES.get(c["kind"][row], str(c["kind"][row])),
-            status=_STATUS_NAMES.get(c["status_code"][row], str(c["status_code"][row])),
-            status_description=c["status_message"][row],
-            start_time=c["start_time_unix_nano"][row] or 0,
-            end_time=c["end_time_unix_nano"][row] or 0,
-            duration_ns=_duration(c["start_time_unix_nano"][row], c["end_time_unix_nano"][row]),
-            attributes=attributes_of(c["attributes"][row]),
-            events=[SpanEvent(name, time or 0, attributes_of(a), n or 0) for time, name, a, n in c["events"][row]],
-            links=[
-                SpanLink(_hex(t) or "", _hex(s) or "", attributes_of(a), state or "", flags or 0, n or 0)
-                for t, s, state, flags, a, n in c["links"][row]
-            ],
-            trace_state=c["trace_state"][row] or "",
-            flags=c["flags"][row],
-            dropped_attributes_count=c["dropped_attributes_count"][row],
-            dropped_events_count=c["dropped_events_count"][row],
-            dropped_links_count=c["dropped_links_count"][row],
-        )
-        for row in range(batch.num_rows)
-    ]
+    column = batch.column
+    starts, ends = numbers(column("start_time_unix_nano")), numbers(column("end_time_unix_nano"))
+    return _records(
+        StoredSpan,
+        _origin(batch),
+        trace_id=hex_ids(column("trace_id")),
+        span_id=hex_ids(column("span_id")),
+        parent_span_id=hex_ids(column("parent_span_id")),
+        name=words(column("name")),
+        kind=[_KIND_NAMES.get(kind, str(kind)) for kind in numbers(column("kind"))],
+        status=[_STATUS_NAMES.get(status, str(status)) for status in numbers(column("status_code"))],
+        status_description=texts(column("status_message")),
+        start_time=_or_zero(starts),
+        end_time=_or_zero(ends),
+        duration_ns=[_duration(start, end) for start, end in zip(starts, ends, strict=True)],
+        attributes=attributes(column("attributes")),
+        events=_lists(column("events"), _events),
+        links=_lists(column("links"), _links),
+        trace_state=_or_empty(texts(column("trace_state"))),
+        flags=numbers(column("flags")),
+        dropped_attributes_count=numbers(column("dropped_attributes_count")),
+        dropped_events_count=numbers(column("dropped_events_count")),
+        dropped_links_count=numbers(column("dropped_links_count")),
+    )
 
 
 def logs_of(batch: pa.RecordBatch) -> list[StoredLog]:
     """The rows of a logs batch as objects."""
-    c = _columns(batch)
-    return [
-        StoredLog(
-            **_origin(c, row),
-            timestamp=c["time_unix_nano"][row] or c["observed_time_unix_nano"][row] or 0,
-            time=c["time_unix_nano"][row] or 0,
-            observed_time=c["observed_time_unix_nano"][row] or 0,
-            severity_number=c["severity_number"][row],
-            severity_text=c["severity_text"][row],
-            body=value_of(c["body"][row]),
-            attributes=attributes_of(c["attributes"][row]),
-            event_name=c["event_name"][row],
-            trace_id=_hex(c["trace_id"][row]),
-            span_id=_hex(c["span_id"][row]),
-            flags=c["flags"][row],
-            dropped_attributes_count=c["dropped_attributes_count"][row],
-        )
-        for row in range(batch.num_rows)
-    ]
+    column = batch.column
+    times = _or_zero(numbers(column("time_unix_nano")))
+    observed = _or_zero(numbers(column("observed_time_unix_nano")))
+    return _records(
+        StoredLog,
+        _origin(batch),
+        timestamp=[time or seen for time, seen in zip(times, observed, strict=True)],
+        time=times,
+        observed_time=observed,
+        severity_number=numbers(column("severity_number")),
+        severity_text=words(column("severity_text")),
+        body=values_of(column("body")),
+        attributes=attributes(column("attributes")),
+        event_name=words(column("event_name")),
+        trace_id=hex_ids(column("trace_id")),
+        span_id=hex_ids(column("span_id")),
+        flags=numbers(column("flags")),
+        dropped_attributes_count=numbers(column("dropped_attributes_count")),
+    )
 
 
 _POINT_FIELDS = (
@@ -435,47 +431,90 @@ _POINT_FIELDS = (
 
 def points_of(batch: pa.RecordBatch) -> list[StoredPoint]:
     """The rows of a metrics batch as objects."""
-    c = _columns(batch)
-    return [
-        StoredPoint(
-            **_origin(c, row),
-            name=c["metric_name"][row],
-            metric_type=c["metric_type"][row],
-            start_time=c["start_time_unix_nano"][row] or 0,
-            timestamp=c["time_unix_nano"][row] or 0,
-            value=c["double_value"][row] if c["int_value"][row] is None else c["int_value"][row],
-            attributes=attributes_of(c["attributes"][row]),
-            exemplars=[
-                {
-                    "timestamp": time or 0,
-                    "value": double if integer is None else integer,
-                    "trace_id": _hex(trace_id),
-                    "span_id": _hex(span_id),
-                    "attributes": attributes_of(filtered),
-                }
-                for time, integer, double, trace_id, span_id, filtered in c["exemplars"][row] or ()
-            ],
-            **{name: c[name][row] for name in _POINT_FIELDS},
+    column = batch.column
+    return _records(
+        StoredPoint,
+        _origin(batch),
+        name=words(column("metric_name")),
+        metric_type=words(column("metric_type")),
+        start_time=_or_zero(numbers(column("start_time_unix_nano"))),
+        timestamp=_or_zero(numbers(column("time_unix_nano"))),
+        value=_either(column("int_value"), column("double_value")),
+        attributes=attributes(column("attributes")),
+        exemplars=_lists(column("exemplars"), _exemplars),
+        **{name: read(column(name)) for name in _POINT_FIELDS},
+    )
+
+
+def _records(kind: Callable[..., Record], origin: dict[str, list[Any]], /, **columns: list[Any]) -> list[Record]:
+    """Objects of lists by the names of their fields."""
+    named = {**origin, **columns}
+    rows = zip(*(named[each.name] for each in fields(cast(Any, kind))), strict=True)
+    return [kind(*row) for row in rows]
+
+
+def _origin(batch: pa.RecordBatch) -> dict[str, list[Any]]:
+    return {
+        "service_name": words(batch.column("service_name")),
+        "resource_attributes": attributes(batch.column("resource_attributes")),
+        "scope_name": words(batch.column("scope_name")),
+        "scope_version": words(batch.column("scope_version")),
+        "scope_attributes": attributes(batch.column("scope_attributes")),
+    }
+
+
+def _lists(column: pa.Array, make: Callable[[pa.StructArray], list[Any]]) -> list[list[Any]]:
+    """Each row's list of objects; none for a null row."""
+    starts, structs = members(column)
+    made = make(structs) if len(structs) else []
+    found = [made[a:b] for a, b in pairwise(starts)]
+    if column.null_count:
+        found = [each if valid else [] for each, valid in zip(found, column.is_valid().to_pylist(), strict=True)]
+    return found
+
+
+def _events(events: pa.StructArray) -> list[SpanEvent]:
+    names, times = words(events.field("name")), _or_zero(numbers(events.field("time_unix_nano")))
+    dropped = _or_zero(numbers(events.field("dropped_attributes_count")))
+    return list(map(SpanEvent, cast(Any, names), times, attributes(events.field("attributes")), dropped))
+
+
+def _links(links: pa.StructArray) -> list[SpanLink]:
+    return list(
+        map(
+            SpanLink,
+            _or_empty(hex_ids(links.field("trace_id"))),
+            _or_empty(hex_ids(links.field("span_id"))),
+            attributes(links.field("attributes")),
+            _or_empty(texts(links.field("trace_state"))),
+            _or_zero(numbers(links.field("flags"))),
+            _or_zero(numbers(links.field("dropped_attributes_count"))),
         )
-        for row in range(batch.num_rows)
-    ]
+    )
 
 
-def attributes_of(entries: Sequence[tuple[str, Any]] | None) -> dict[str, Any]:
-    """Attributes as a dictionary; of a key that occurs twice the last value."""
-    return {key: value_of(value) for key, value in entries or ()}
+def _exemplars(exemplars: pa.StructArray) -> list[dict[str, Any]]:
+    columns = {
+        "timestamp": _or_zero(numbers(exemplars.field("time_unix_nano"))),
+        "value": _either(exemplars.field("int_value"), exemplars.field("double_value")),
+        "trace_id": hex_ids(exemplars.field("trace_id")),
+        "span_id": hex_ids(exemplars.field("span_id")),
+        "attributes": attributes(exemplars.field("filtered_attributes")),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def value_of(value: Any) -> Any:
-    """A stored value (``codec.values``) as Python has it."""
-    match value:
-        case None:
-            return None
-        case (type_number, text, integer, double, flag, octets):
-            if type_number in (MAP, SLICE):
-                return from_text(text)
-            return {STR: text, INT: integer, DOUBLE: double, BOOL: flag, BYTES: octets}.get(type_number)
-    raise AssertionError(value)
+def _either(integers: pa.Array, doubles: pa.Array) -> list[Any]:
+    pairs = zip(numbers(integers), numbers(doubles), strict=True)
+    return [double if integer is None else integer for integer, double in pairs]
+
+
+def _or_zero(values: list[Any]) -> list[Any]:
+    return [value or 0 for value in values]
+
+
+def _or_empty(values: list[str | None]) -> list[str]:
+    return [value or "" for value in values]
 
 
 def jsonable(value: Any) -> Any:
@@ -497,24 +536,6 @@ def jsonable(value: Any) -> Any:
             return value.total_seconds()
         case _:
             return str(value)
-
-
-def _columns(batch: pa.RecordBatch) -> dict[str, list[Any]]:
-    return {name: read(batch.column(name)) for name in batch.schema.names}
-
-
-def _origin(c: dict[str, list[Any]], row: int) -> dict[str, Any]:
-    return {
-        "service_name": c["service_name"][row],
-        "resource_attributes": attributes_of(c["resource_attributes"][row]),
-        "scope_name": c["scope_name"][row],
-        "scope_version": c["scope_version"][row],
-        "scope_attributes": attributes_of(c["scope_attributes"][row]),
-    }
-
-
-def _hex(octets: bytes | None) -> str | None:
-    return None if octets is None else octets.hex()
 
 
 def _duration(start: int | None, end: int | None) -> int:

@@ -6,14 +6,12 @@ A file may grow, be cut or be deleted by its collector at any time, also by one 
 
 from __future__ import annotations
 
-import functools
 import os
 import struct
 import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -41,7 +39,7 @@ from otlp_arrow.storage.segment import CRC_KEY, UnitRange
 
 _HEAD_BYTES = 16 * 1024  # holds the metadata of any message of ours; the largest takes 6 KiB
 _MAX_METADATA_BYTES = 16 * 1024 * 1024
-_WORDS = Field(pa.utf8(), 0, 0, -1, ())
+_WORDS = layout(pa.schema([("word", pa.utf8())]))["word"]
 
 _LAYOUTS: dict[Signal, dict[str, Field]] = {signal: layout(SCHEMAS[signal]) for signal in Signal}
 
@@ -224,8 +222,8 @@ class FileUnit:
         self._origins = origins
         self._key = (str(places.path), places.inode, place.start)
         self._reader: BatchReader | None = None
-        self._taken = False
-        self._numbering = False  # under way, on another thread
+        self.wants_origins = False  # ``number`` would save decoding
+        self._taken = self._numbered = False
         self._varied = False  # resources hardly repeat: numbering is of no use
 
     @property
@@ -251,8 +249,8 @@ class FileUnit:
     def take(self, rows: np.ndarray) -> pa.RecordBatch:
         """Some rows, in this order, in the storage schema.
 
-        Resources and scopes repeat: the second time they are numbered, so that later times need not decode them.
-        Whoever wants few rows does not wait for that.
+        Resources and scopes repeat: numbered once, they need not be decoded again. Whoever wants few rows does not
+        wait for that, but says so.
         """
         schema = SCHEMAS[self.signal]
         indices = pa.array(rows)
@@ -260,9 +258,8 @@ class FileUnit:
         if origins is None and self._taken and not self._varied:
             if len(rows) > SPARSE_ROWS:
                 origins = self.origins()
-            elif len(rows) >= NUMBERED_ROWS and not self._numbering:
-                self._numbering = True
-                _numbering_thread().submit(self._number)
+            else:  # what the cache had no room to keep is not made again and again for a few rows
+                self.wants_origins = not self._numbered
         self._taken = True
         repeated = None if origins is None else origins.dictionary.take(origins.indices.take(indices))
         own = [name for name in schema.names if repeated is None or name not in ORIGIN_COLUMNS]
@@ -275,20 +272,21 @@ class FileUnit:
         return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
     def _sparse(self, names: list[str], rows: np.ndarray) -> dict[str, pa.Array]:
-        """Few rows of those columns that are not decoded yet."""
-        ordered, back = np.unique(rows, return_inverse=True)
-        if len(ordered) < len(rows):
+        """Few rows, in ascending order, of those columns that are not decoded yet."""
+        if (rows[1:] <= rows[:-1]).any():
             return {}
-        in_order = bool((back[1:] > back[:-1]).all())
-        found = {}
-        for name in names:
-            if self._cache.get((*self._key, name)) is None:
-                try:
-                    column = self._open().take(_LAYOUTS[self.signal][name], ordered)
-                except (Unreadable, OSError, pa.ArrowException) as error:
-                    raise QueryError(f"{self.segment.path}: {error}") from error
-                found[name] = column if in_order else column.take(pa.array(back))
-        return found
+        missing = [name for name in names if self._cache.get((*self._key, name)) is None]
+        if not missing:
+            return {}
+        found: dict[str, pa.Array] = {}
+        try:
+            reader = self._open()
+            for run in _runs(missing, _LAYOUTS[self.signal]):
+                data = reader.read(list(run.values()))
+                found |= {name: reader.take(field, rows, data) for name, field in run.items()}
+            return found
+        except (Unreadable, OSError, pa.ArrowException) as error:
+            raise QueryError(f"{self.segment.path}: {error}") from error
 
     def cached_origins(self) -> pa.DictionaryArray | None:
         """What ``origins`` found, if it is still kept."""
@@ -303,13 +301,15 @@ class FileUnit:
                 self._origins.put((*self._key, "origins"), found)
         return found
 
-    def _number(self) -> None:
-        try:
-            self._varied = self.origins() is None
-        except QueryError:  # deleted or damaged: whoever asks for its rows hears of it
-            self._varied = True
-        finally:
-            self._numbering = False
+    def number(self) -> None:
+        """Number resources and scopes, so that ``take`` need not decode them."""
+        self.wants_origins = False
+        self._numbered = True
+        if self.cached_origins() is None and not self._varied:
+            try:
+                self._varied = self.origins() is None
+            except QueryError:  # deleted or damaged: whoever asks for its rows hears of it
+                self._varied = True
 
     def verify(self) -> None:
         """Compare the unit's checksum. Raises ``QueryError``."""
@@ -366,18 +366,22 @@ class BatchUnit:
 Unit = FileUnit | BatchUnit
 
 
-@functools.cache
-def _numbering_thread() -> ThreadPoolExecutor:
-    """One for the process: numbering takes tens of milliseconds a unit, once."""
-    return ThreadPoolExecutor(1, thread_name_prefix="otlp-origins")
+def _runs(names: list[str], fields: dict[str, Field]) -> Iterator[dict[str, Field]]:
+    """Fields that lie side by side in a file, to be read at once."""
+    run: dict[str, Field] = {}
+    end = -1
+    for name in names:
+        field = fields[name]
+        if run and field.buffer != end:
+            yield run
+            run = {}
+        run[name], end = field, field.end
+    if run:
+        yield run
 
 
 SPARSE_ROWS = 256
 """Up to so many rows of a unit are picked out of its columns instead of decoding these as a whole."""
-
-NUMBERED_ROWS = 8
-"""Fewer rows, a trace's say, are not worth numbering the resources of their unit: it takes the cores from the question
-itself (95th percentile of ``get_trace`` over cold units 30 ms with it, 20 without)."""
 
 ORIGIN_COLUMNS = tuple(SCHEMAS[Signal.TRACES].names[-10:])
 """Resource and scope, the same for every signal: ``service_name`` to ``scope_schema_url``."""

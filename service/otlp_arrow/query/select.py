@@ -92,14 +92,13 @@ def gather(
         if budget is not None:
             budget.check()
         (mine,) = np.nonzero(numbers == number)
+        mine = mine[np.argsort(rows[mine])]  # so that a unit has nothing to put in order; that is done once, below
         parts.append(units[number].take(rows[mine]))
         places[mine] = np.arange(at, at + len(mine))
         at += len(mine)
     if not parts:
         return pa.RecordBatch.from_pylist([], schema=SCHEMAS[signal])
-    if len(parts) == 1:
-        return parts[0]
-    together = pa.concat_batches(parts)
+    together = parts[0] if len(parts) == 1 else pa.concat_batches(parts)
     return together if np.array_equal(places, np.arange(len(rows))) else together.take(pa.array(places))
 
 

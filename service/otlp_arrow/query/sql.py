@@ -26,7 +26,7 @@ from otlp_arrow.query.conditions import Condition, InTime, Number, OfTrace, Word
 from otlp_arrow.query.errors import BadQuery, QueryError
 from otlp_arrow.query.segments import Unit, as_int64, times_of
 from otlp_arrow.query.source import DirectorySource, SegmentGone, View
-from otlp_arrow.query.sql_bounds import MAX_RESULT_BYTES, MEMORY_LIMIT, THREADS, check
+from otlp_arrow.query.sql_bounds import MAX_RESULT_BYTES, MEMORY_LIMIT, THREADS, TOO_MUCH_MEMORY, check
 
 _FETCH_ROWS = 2048
 
@@ -157,7 +157,9 @@ def _fetch(
 
 
 def _translated(error: Exception) -> QueryError:
-    return BadQuery(str(error).split("\n\nLINE", 1)[0][:1000])
+    if str(error).startswith("Out of Memory Error"):  # what DuckDB advises are settings, which nobody here can make
+        return BadQuery(TOO_MUCH_MEMORY)
+    return BadQuery(" ".join(str(error).split("\n\nLINE", 1)[0].split("\n"))[:1000])
 
 
 class _Watch:

@@ -31,7 +31,10 @@ START_TIMEOUT_S = 30.0
 GRACE_S = 2.0
 """A worker stops its statement itself when the time is up; one that does not is ended so much later."""
 
-TOO_MUCH_MEMORY = f"the statement took more than {GROWTH_BYTES // 2**20} MiB of memory; select or make less"
+TOO_MUCH_MEMORY = (
+    f"the statement took more memory than it may ({MEMORY_LIMIT} for sorting, grouping and joining, "
+    f"{GROWTH_BYTES // 2**20} MiB in all); select or make less"
+)
 
 
 def check(statement: object, parameters: Sequence[object], max_rows: object) -> None:

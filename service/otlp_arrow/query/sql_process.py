@@ -20,6 +20,7 @@ import logging
 import os
 import pickle
 import queue
+import signal
 import struct
 import subprocess
 import sys
@@ -53,6 +54,16 @@ REPLY = struct.Struct("<IQ")
 _MAX_HEAD_BYTES = 1024 * 1024
 _MAX_BODY_BYTES = 4 * MAX_RESULT_BYTES  # padding and offsets of Arrow
 _POLL_S = 0.05
+_DEATH_S = 5.0
+"""A process whose pipe has closed is waited for so long: it may be writing why."""
+
+_SAID_BYTES = 16 * 1024
+
+_NO_MEMORY = ("bad_alloc", "MemoryError", "out of memory", "Out of memory", "Cannot allocate memory")
+"""What libraries write that cannot go on without the memory which the bound denies them."""
+
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGXCPU", "SIGALRM")
+"""Signals that no process of ours sends to itself."""
 
 _START = "import json,sys; sys.path[:]=json.loads(sys.argv[1]); from otlp_arrow.query.sql_worker import main; main()"
 _ENVIRONMENT = {
@@ -124,19 +135,24 @@ class Worker:
             [sys.executable, "-P", "-c", _START, json.dumps(sys.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             bufsize=0,  # buffers have locks, which a fork would copy in whatever state they are
             env={**kept, **_ENVIRONMENT},
             **own_group,
         )
         assert self.process.stdin is not None
         assert self.process.stdout is not None
+        assert self.process.stderr is not None
         self._to: IO[bytes] = self.process.stdin
         self._from: IO[bytes] = self.process.stdout
+        self._errors: IO[bytes] = self.process.stderr
+        self._said = b""
         self._replies: queue.SimpleQueue[tuple[dict[str, Any], bytes] | None] = queue.SimpleQueue()
-        # A thread, because a pipe cannot be waited for with a timeout everywhere.
+        # Threads, because a pipe cannot be waited for with a timeout everywhere.
         self._reader = threading.Thread(target=self._read, name="otlp-sql-reader", daemon=True)
+        self._listener = threading.Thread(target=self._listen, name="otlp-sql-errors", daemon=True)
         self._reader.start()
+        self._listener.start()
         self._timer: threading.Timer | None = None
 
     def await_start(self, budget: Budget) -> bool:
@@ -175,7 +191,7 @@ class Worker:
             reply = self._next(budget, budget.deadline + GRACE_S)
             if reply is None:
                 budget.check()
-                raise BadQuery(TOO_MUCH_MEMORY)
+                raise self._cause_of_death()
             head, body = reply
             match head["kind"]:
                 case "snapshot":
@@ -198,9 +214,34 @@ class Worker:
         self.process.kill()
         self.process.wait()
         self._reader.join()
-        for pipe in (self._to, self._from):
+        self._listener.join()
+        for pipe in self.pipes:
             with contextlib.suppress(OSError):  # what was not sent
                 pipe.close()
+
+    @property
+    def pipes(self) -> tuple[IO[bytes], ...]:
+        """This process's ends."""
+        return self._to, self._from, self._errors
+
+    def _cause_of_death(self) -> QueryError:
+        """Why there is no answer, as far as can be told from outside."""
+        try:
+            code = self.process.wait(_DEATH_S)
+        except subprocess.TimeoutExpired:
+            return QueryError("the process of the statement closed its pipe and did not end; it was killed")
+        self._listener.join(_DEATH_S)
+        said = self._said.decode("utf-8", "replace").strip()
+        if any(sign in said for sign in _NO_MEMORY):
+            return BadQuery(TOO_MUCH_MEMORY)
+        name = _signal_name(code)
+        if name in _FROM_OUTSIDE:
+            if name == "SIGKILL":
+                name += ", which is also what a system does that runs out of memory"
+            return QueryError(f"the process of the statement was ended from outside ({name}); ask again")
+        how = f"crashed ({name})" if name else f"ended with exit code {code}"
+        log.error("the process of a statement %s; the last it said: %s", how, said or "nothing")
+        return QueryError(f"the process of the statement {how}, which is no fault of yours; the log has more")
 
     @property
     def alive(self) -> bool:
@@ -239,6 +280,13 @@ class Worker:
             except queue.Empty:
                 continue
 
+    def _listen(self) -> None:
+        try:
+            while piece := self._errors.read(_SAID_BYTES):
+                self._said = (self._said + piece)[-_SAID_BYTES:]
+        except (OSError, ValueError):  # closed
+            pass
+
     def _read(self) -> None:
         try:
             while True:
@@ -261,10 +309,20 @@ class Worker:
         return bytes(data)
 
 
-def _snapshot_of(source: DirectorySource, signal: Signal) -> dict[str, Any]:
+def _signal_name(code: int) -> str | None:
+    """The name of the signal that a process died of, None if of none."""
+    if code >= 0:
+        return None
+    try:
+        return signal.Signals(-code).name
+    except ValueError:
+        return f"signal {-code}"
+
+
+def _snapshot_of(source: DirectorySource, kind: Signal) -> dict[str, Any]:
     assert isinstance(source, PipelineSource)
     try:
-        taken = source.snapshot(signal)
+        taken = source.snapshot(kind)
     except QueryError as error:
         return {"error": str(error)}
     batches = []
@@ -387,7 +445,7 @@ def _forget_after_fork() -> None:
     """The workers are the parent's; its ends of their pipes must not stay open here."""
     global workers
     for worker in (*workers._idle, *workers._busy):
-        for pipe in (worker._to, worker._from):
+        for pipe in worker.pipes:
             with contextlib.suppress(OSError):
                 pipe.close()
         worker.process.returncode = 0  # not ours to wait for

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pickle
@@ -143,6 +144,7 @@ def main() -> None:
         os.nice(_NICENESS)
     requests, replies = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no reply
+    faulthandler.enable()  # where it was when it crashed: whoever started it puts that into its log
     try:
         Worker(requests, replies).run()
     except BrokenPipeError:

@@ -22,44 +22,27 @@ _ORDERED = {
 }
 
 
-def matching(values: pa.StructArray, wanted: AttributeFilter) -> np.ndarray:
-    """Which of some values (``VALUE``) fulfil a filter, as booleans."""
-    types = values.field("type")
-    if values.null_count:
-        types = pc.if_else(values.is_valid(), types, EMPTY)
-    numbers = types.fill_null(EMPTY).to_numpy(zero_copy_only=False)
-    found = np.zeros(len(values), bool)
+def matching(values: pa.StructArray, positions: np.ndarray, wanted: AttributeFilter) -> np.ndarray:
+    """Which of the values (``VALUE``) at some positions fulfil a filter, as booleans."""
     if wanted.operator == "EXISTS":
-        found[:] = True
-        return found
+        return np.ones(len(positions), bool)
     if wanted.operator == "NOT_EQUALS":
         equal = AttributeFilter(wanted.key, wanted.value, "EQUALS")
-        return ~matching(values, equal)
-    for type_number in np.unique(numbers):
+        return ~matching(values, positions, equal)
+    places = pa.array(positions)
+    types = values.field("type").take(places)
+    if values.null_count:
+        types = pc.if_else(values.is_valid().take(places), types, EMPTY)
+    numbers = types.fill_null(EMPTY).to_numpy(zero_copy_only=False)
+    found = np.zeros(len(positions), bool)
+    # Only the child that holds a type's values is looked at: to take all of them costs five times as much.
+    for type_number in np.flatnonzero(np.bincount(numbers)).tolist():
         at = np.flatnonzero(numbers == type_number)
-        child = _child(values, int(type_number))
+        child = _child(values, type_number)
         if child is None:
-            hits = np.full(len(at), wanted.operator == "EQUALS" and wanted.value is None)
+            found[at] = wanted.operator == "EQUALS" and wanted.value is None
         else:
-            hits = _compare(int(type_number), child.take(pa.array(at)), wanted)
-        found[at] = hits
-    return found
-
-
-def python_values(values: pa.StructArray) -> list[Any]:
-    """Each value as Python has it: None, str, int, float, bool, bytes, list, dict."""
-    children: dict[int, list[Any]] = {}
-    types = values.field("type").fill_null(EMPTY).to_pylist()
-    valid = values.is_valid().to_pylist() if values.null_count else None
-    found = []
-    for row, type_number in enumerate(types):
-        if valid is not None and not valid[row]:
-            type_number = EMPTY
-        if type_number not in children:
-            child = _child(values, type_number)
-            children[type_number] = [None] * len(values) if child is None else child.to_pylist()
-        value = children[type_number][row]
-        found.append(from_text(value) if type_number in (MAP, SLICE) and value is not None else value)
+            found[at] = _compare(type_number, child.take(pa.array(positions[at])), wanted)
     return found
 
 
@@ -118,8 +101,9 @@ def _text(child: pa.Array, text: str, operator: str) -> np.ndarray:
 
 
 def _nested(child: pa.Array, wanted: AttributeFilter, type_number: int) -> np.ndarray:
-    if isinstance(wanted.value, list | tuple | dict) and wanted.operator == "EQUALS":
-        return np.array([plain_equal(from_text(text), wanted.value) for text in child.to_pylist()], bool)
+    value = wanted.value.nested() if isinstance(wanted.value, Untyped) else wanted.value
+    if isinstance(value, list | tuple | dict) and wanted.operator == "EQUALS":
+        return np.array([plain_equal(from_text(text), value) for text in child.to_pylist()], bool)
     if wanted.operator == "CONTAINS" and type_number == SLICE:
         return np.array([is_member(from_text(text), wanted.value) for text in child.to_pylist()], bool)
     return np.zeros(len(child), bool)

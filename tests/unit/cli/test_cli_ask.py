@@ -418,6 +418,27 @@ def test_the_prompt_answers_line_by_line_and_survives_errors(
         readline.clear_history()
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        *((line, "Ctrl-C forgets") for line in ("help", "HELP;", ".help", "\\?", "?", ".mode csv quietly", "\\x")),
+        *((line, "otel_logs") for line in (".tables", "\\dt", "\\d ;")),
+        *((line, "duration_nano") for line in (".schema traces", "\\d traces;")),
+        *((line, "") for line in ("exit", "quit;", ".quit", ".exit", " \\q ")),
+    ],
+)
+def test_the_prompt_knows_the_commands_of_other_prompts(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], line: str, shown: str
+):
+    typed = [line, *(["\\q"] if shown else [])]
+    monkeypatch.setattr("builtins.input", lambda prompt: typed.pop(0))
+    monkeypatch.setattr(sql_command, "_use_readline", lambda: None)
+    with SpanStore.open(directory) as store:
+        assert sql_command.prompt(Target(dir=directory), store, 100) == 0
+    assert typed == []
+    assert shown in capsys.readouterr().out
+
+
 def test_words_and_views_are_completed():
     found = []
     while (word := sql_command.complete("otel_metrics_s", len(found))) is not None:

@@ -1,4 +1,4 @@
-"""Frames that the kernel compresses by itself are what any decoder reads."""
+"""Frames that the kernel compresses by itself are what any decoder reads, and its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ def frame_of(data: np.ndarray, *, words: bool) -> bytes | None:
     frame = _kernel.zstd_frame(data.ctypes.data, data.nbytes, words)
     if frame is not None:
         assert ZSTD.decompress(frame, data.nbytes, asbytes=True) == data.tobytes()
+        if isinstance(found := _kernel.zstd_beginning(frame, data.nbytes), int):
+            assert data.tobytes() == bytes([found]) * data.nbytes
+        else:
+            assert_read_back(frame, data)
     return frame
+
+
+def assert_read_back(frame: bytes, data: np.ndarray) -> None:
+    """All of it, and the beginning of it."""
+    for count in {data.nbytes, data.nbytes // 12 * 4, 1024, 4}:
+        assert _kernel.zstd_beginning(frame, count) == data.tobytes()[:count]
+    assert _kernel.zstd_beginning(frame, data.nbytes + 4) is None
 
 
 def offsets(lengths: np.ndarray) -> np.ndarray:
@@ -30,6 +41,55 @@ def test_one_byte_over_and_over_takes_some_bytes(size: int) -> None:
     frame = frame_of(np.full(size, 7, np.uint8), words=False)
     assert frame is not None
     assert len(frame) < 32
+
+
+def test_frames_of_the_library_are_not_read() -> None:
+    words = offsets(np.full(4000, 3))
+    for frame in (
+        ZSTD.compress(words.tobytes(), asbytes=True),
+        ZSTD.compress(bytes(4000), asbytes=True),
+        b"",
+        b"(\xb5/\xfd",
+    ):
+        assert _kernel.zstd_beginning(frame, 4000) is None
+
+
+@pytest.mark.parametrize("kind", ["even", "repeating", "two blocks"])
+def test_a_damaged_frame_is_refused_or_read_as_the_library_reads_it(kind: str) -> None:
+    draw = np.random.default_rng(13)
+    count = {"even": 1500, "repeating": 3000, "two blocks": 256 + 32_768 + 40}[kind]
+    words = offsets(draw.integers(0, 40, count) * (draw.random(count) < (0.3 if kind == "repeating" else 1)))
+    frame = _kernel.zstd_frame(words.ctypes.data, words.nbytes, True)
+    assert frame is not None
+    read = refused = 0
+    for at in range(len(frame)) if len(frame) < 6000 else draw.integers(0, len(frame), 3000):
+        damaged = bytearray(frame)
+        damaged[at] ^= 1 << int(draw.integers(8))
+        found = _kernel.zstd_beginning(bytes(damaged), words.nbytes)
+        if not isinstance(found, bytes):
+            refused += 1
+            continue
+        read += 1
+        try:
+            expected = ZSTD.decompress(bytes(damaged), words.nbytes, asbytes=True)
+        except OSError:
+            continue  # the library checks a little more
+        assert found == expected
+    assert read
+    assert refused
+
+
+@pytest.mark.parametrize("size", [1, 9, 13, 14, 20, 21])
+def test_a_frame_that_is_cut_is_refused(size: int) -> None:
+    words = offsets(np.full(2000, 17))
+    frame = _kernel.zstd_frame(words.ctypes.data, words.nbytes, True)
+    assert frame is not None
+    assert _kernel.zstd_beginning(frame[:size], words.nbytes) is None
+    zeros = np.zeros(300_000, np.uint8)
+    constant = _kernel.zstd_frame(zeros.ctypes.data, zeros.nbytes, False)
+    assert constant is not None
+    assert len(constant) == 22
+    assert _kernel.zstd_beginning(constant[:size], zeros.nbytes) is None
 
 
 def test_bytes_that_differ_are_left_to_the_library() -> None:

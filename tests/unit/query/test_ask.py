@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from otlp_arrow.codec.columns import build
+from otlp_arrow.codec.schema import SLICE, STR, VALUE
 from otlp_arrow.query import AttributeFilter, BadQuery, LogQuery, MetricQuery, SpanQuery, Untyped
 from otlp_arrow.query.ask import from_parameters, to_parameters
+from otlp_arrow.query.attributes import plain_equal, value_to_json
+from otlp_arrow.query.values import matching
 
 TEXT = st.text(max_size=20)
 VALUES = st.recursive(
@@ -111,3 +118,26 @@ def test_what_cannot_be_meant_is_refused(make):
 def test_ids_may_be_bytes_and_words_in_any_case():
     query = SpanQuery(trace_id=b"\xab" * 16, status="status_code_error", kind="span_kind_server").checked()
     assert (query.trace_id, query.status, query.kind) == ("ab" * 16, "ERROR", "SERVER")
+
+
+@pytest.mark.parametrize(
+    ("stored", "text", "equal"),
+    [
+        ([1, "a"], '[1, "a"]', True),
+        ([1], '["1"]', False),
+        (["1"], '["1"]', True),
+        ([True], "[true]", True),
+        ({"a": [1.5]}, '{"a":[1.5]}', True),
+        ({"a": 1}, '{"a":2}', False),
+        ([b"\0"], '[{"$bytes":"AA=="}]', True),
+        ([], "[", False),
+        ("[1]", "[1]", True),  # a string may look like one
+        ("[1]", "[ 1 ]", False),
+    ],
+)
+def test_a_value_of_a_command_line_may_be_a_list_or_a_map(stored: object, text: str, equal: bool):
+    wanted = AttributeFilter.parse(f"k={text}")
+    assert plain_equal(stored, wanted.value) is equal
+    kind, content = (STR, stored) if isinstance(stored, str) else (SLICE, json.dumps(value_to_json(stored)))
+    column = build(VALUE, [(kind, content, None, None, None, None)])
+    assert matching(column, np.array([0]), wanted).tolist() == [equal]

@@ -13,24 +13,33 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import strategies
-from otlp_arrow.codec import decode
+from otlp_arrow.codec import decode, encode, new_builder
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Signal
+from otlp_arrow.query import SpanStore
+from otlp_arrow.query.engine import Engine
 from otlp_arrow.query.errors import QueryError
 from otlp_arrow.query.ipc_columns import Unreadable, layout, read_batch_header
 from otlp_arrow.query.nested import combine, row_codes
 from otlp_arrow.query.segments import _LAYOUTS, ColumnCache, FileUnit, SegmentFile, SegmentPlaces
 from otlp_arrow.storage.store import StorageSettings, Store
 from samples import samples
+from waiting import wait_until
 
 
 def written(directory: Path, signal: Signal, batches: list[pa.RecordBatch]) -> list[FileUnit]:
-    """The batches as units of a segment."""
+    """The batches as units of a segment: each twice, as Arrow writes it and as the kernel does."""
     store = Store(StorageSettings(directory))
     store.open()
-    for number, batch in enumerate(batches, 1):
-        store.write(signal, batch, number, number)
-    store.close(len(batches))
+    builder = new_builder(signal)
+    for number, batch in enumerate(batches):
+        builder.append([encode(signal, batch)])
+        rows = builder.memory()
+        assert rows is not None
+        store.write(signal, batch, 2 * number + 1, 2 * number + 1)
+        store.write(signal, rows, 2 * number + 2, 2 * number + 2)
+        builder.clear()
+    store.close(2 * len(batches))
     (path,) = (directory / "otlp" / signal.value).iterdir()
     file = SegmentFile(path)
     stat = file.stat()
@@ -39,6 +48,11 @@ def written(directory: Path, signal: Signal, batches: list[pa.RecordBatch]) -> l
     assert places.closed
     cache = ColumnCache(2**24)
     return [FileUnit(places, place, file, cache, cache) for place in places.units]
+
+
+def regrouped(signal: Signal, batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The rows in the order in which a request of them has them."""
+    return decode(signal, encode(signal, batch))
 
 
 def same(found: pa.Array, wanted: pa.Array) -> bool:
@@ -52,8 +66,9 @@ def same(found: pa.Array, wanted: pa.Array) -> bool:
 
 
 def check(units: list[FileUnit], batches: list[pa.RecordBatch]) -> None:
-    assert len(units) == len(batches)
-    for unit, batch in zip(units, batches, strict=True):
+    assert len(units) == 2 * len(batches)
+    for number, unit in enumerate(units):
+        batch = regrouped(unit.signal, batches[number // 2]) if number % 2 else batches[number // 2]
         unit.verify()
         some = np.array(sorted(random.Random(1).sample(range(batch.num_rows), min(3, batch.num_rows))), np.int64)
         for name in batch.schema.names:
@@ -63,7 +78,9 @@ def check(units: list[FileUnit], batches: list[pa.RecordBatch]) -> None:
             picked = unit._open().take(_LAYOUTS[unit.signal][name], some)
             picked.validate(full=True)
             assert same(picked, batch.column(name).take(pa.array(some))), name
-        for _ in range(2):  # the second time resources are numbered
+        for numbered in (False, True):
+            if numbered:
+                unit.number()
             shuffled = np.array(random.Random(2).sample(range(batch.num_rows), batch.num_rows))
             found, wanted = unit.take(shuffled), batch.take(pa.array(shuffled))
             assert all(map(same, found.columns, wanted.columns))
@@ -97,15 +114,44 @@ def test_large_buffers_are_read_only_as_far_as_the_rows_reach(tmp_path: Path):
     payload = max((s.payload for s in samples() if s.signal is Signal.TRACES), key=len)
     batch = decode(Signal.TRACES, payload)
     large = pa.concat_batches([batch] * (40_000 // batch.num_rows))
-    (unit,) = written(tmp_path, Signal.TRACES, [large])
-    for rows in ([0], [5, 7, 100], [large.num_rows - 1], [3, large.num_rows // 2]):
-        some = np.array(rows)
-        assert unit.take(some).equals(large.take(pa.array(some)))
+    theirs, ours = written(tmp_path, Signal.TRACES, [large])
+    for unit, whole in ((theirs, large), (ours, regrouped(Signal.TRACES, large))):
+        for rows in ([0], [5, 7, 100], [large.num_rows - 1], [3, large.num_rows // 2]):
+            some = np.array(rows)
+            assert unit.take(some).equals(whole.take(pa.array(some)))
+
+
+def test_resources_are_numbered_with_the_index_and_where_they_are_asked_for_again(tmp_path: Path):
+    batch = next(decode(Signal.TRACES, s.payload) for s in samples() if s.signal is Signal.TRACES)
+    large = pa.concat_batches([batch] * (2000 // batch.num_rows))
+    written(tmp_path, Signal.TRACES, [large])
+    trace_id = large.column("trace_id")[0].as_py().hex()
+
+    def asked(store: SpanStore) -> list[FileUnit]:
+        assert isinstance(store.target, Engine)
+        return store.target.source.known_units(Signal.TRACES)
+
+    with SpanStore.open(tmp_path) as store:
+        store.build_indexes()
+        assert all(unit.cached_origins() is not None for unit in asked(store))
+    with SpanStore.open(tmp_path) as store:  # the index is read from disk, which has no such numbers
+        first = store.get_trace(trace_id).to_arrow()
+        assert not any(unit.wants_origins for unit in asked(store))
+        for _ in range(2):
+            assert store.get_trace(trace_id).to_arrow().equals(first)
+        wait_until(lambda: all(unit.cached_origins() is not None for unit in asked(store)))
+        assert store.get_trace(trace_id).to_arrow().equals(first)
+        assert isinstance(store.target, Engine)
+        store.target.source.origins = ColumnCache(0)
+        for unit in asked(store):
+            unit._origins = store.target.source.origins
+        store.get_trace(trace_id)
+        assert not any(unit.wants_origins for unit in asked(store))  # what cannot be kept is not made again
 
 
 def test_a_damaged_unit_is_an_error_and_not_a_wrong_answer(tmp_path: Path):
     batches = [decode(Signal.TRACES, sample.payload) for sample in samples() if sample.signal is Signal.TRACES][:1]
-    (unit,) = written(tmp_path, Signal.TRACES, batches)
+    unit, _ = written(tmp_path, Signal.TRACES, batches)
     path = unit.segment.path
     data = bytearray(path.read_bytes())
     data[unit.place.body + 40] ^= 0xFF

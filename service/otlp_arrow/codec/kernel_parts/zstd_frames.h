@@ -4,7 +4,7 @@
  * the bytes came of them: growing numbers of four bytes, in which a general compressor finds nothing to repeat.
  * But of two neighbours the upper three bytes are nearly always the same. So each number is written as
  * one literal and a match of three bytes, four bytes back. On spans: 1.2 bytes a number instead of 2.4, in a fifth of
- * the time; reading a number takes 9 ns instead of 4.
+ * the time. The library reads a number back in 9 ns instead of 4, ``zstd_read.h`` in one.
  *
  * Format: RFC 8878, sections 3.1.1 (frames, blocks, sequences) and 4.1 (FSE). Any decoder reads the result.
  */
