@@ -90,7 +90,7 @@ class FreshTail:
             complete_to = max(position, self._newest)
             for sequence, entry in islice(entries, bisect_right(entries, position, key=_sequence), None):
                 if size >= max_bytes:
-                    complete_to = found[-1][0]
+                    complete_to = found[-1][0] if found else position
                     break
                 found.append((sequence, entry))
                 size += len(entry.payload)

@@ -210,6 +210,15 @@ async def test_frames_of_a_signal_that_nobody_wants_are_passed_over(tmp_path: Pa
         assert b.sink.calls == 0
 
 
+async def test_the_cursor_is_kept_while_requests_have_come_that_nobody_has_taken_yet(tmp_path: Path):
+    async with bench(tmp_path, Scripted(), linger_s=0.05) as b:
+        b.append(spans(1))
+        b.lane.keep_up()
+        assert b.reader.position == 0
+        await b.settled()
+        assert b.sent() == 1
+
+
 async def test_a_cancelled_forwarder_keeps_its_cursor_before_what_was_under_way(tmp_path: Path):
     sink = Scripted()
     async with bench(tmp_path, sink, max_batch_bytes=1) as b:

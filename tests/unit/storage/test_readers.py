@@ -184,6 +184,15 @@ def log_totals(rows: int, nbytes: int) -> Tallies:
     return Tallies(logs=Tally(rows, nbytes))
 
 
+def test_who_asks_the_fresh_tail_for_no_bytes_hears_how_far_nothing_is_there():
+    tail = FreshTail(0, NO_TALLIES)
+    tail.note_position("there", Signal.LOGS, 0)
+    tail.note_position("there", Signal.TRACES, 0)
+    tail.append(1, [Entry(Signal.LOGS, Encoding.OTLP, 1, 7, b"x")], NO_TALLIES)
+    assert tail.after(Signal.LOGS, 0, 0) == ([], 0)
+    assert tail.after(Signal.TRACES, 0, 0) == ([], 1)
+
+
 def test_memory_is_bounded_and_the_oldest_goes_first():
     tail = FreshTail(0, NO_TALLIES, max_bytes=100)
     tail.note_position("slow", Signal.LOGS, 0)
