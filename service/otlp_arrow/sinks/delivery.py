@@ -88,6 +88,22 @@ class Delivery:
         self._at_once: float = destination.max_in_flight
         self._pools = {signal: BuilderPool(signal) for signal in Signal}
 
+    async def chance(self) -> None:
+        """Returns when a request may go out, as far as the breaker and the remote's own pauses go."""
+        while wait_s := max(0.0, self._not_before - (now := self._monotonic()), self.breaker.wait_s(now)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
+                    await self.changed()
+
+    async def changed(self) -> None:
+        """Returns when a request has ended, or ``stir`` was called."""
+        await self._answered.wait()
+
+    def stir(self) -> None:
+        """Whoever waits for a chance looks again."""
+        answered, self._answered = self._answered, asyncio.Event()
+        answered.set()
+
     async def settle(self, parcel: Parcel) -> None:
         """Returns when the remote has decided on every record of a parcel; never raises but for a cancellation."""
         signal, progress = parcel.signal, parcel.progress
@@ -115,6 +131,7 @@ class Delivery:
 
     async def _settle(self, frames: list[Frame], progress: Progress) -> None:
         """Send frames until the remote has decided on each."""
+        await self.chance()  # what is converted before waits in memory
         builder = self._pools[frames[0].signal].take() if self._sink.encoding is Encoding.ARROW else None
         converted = await self._convert(frames, builder)
         try:
@@ -222,14 +239,14 @@ class Delivery:
                 await asyncio.sleep(self._not_before - now)
                 continue
             if self.in_flight and self.in_flight >= self._at_once:
-                await self._answered.wait()
+                await self.changed()
                 continue
             answer = self.breaker.ask(now)
             if isinstance(answer, Permit):
                 return answer
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if math.isinf(answer.wait_s) else answer.wait_s):
-                    await self._answered.wait()
+                    await self.changed()
 
     def _learn_pace(self, *, busy: bool) -> None:
         """A remote that is busy gets half as many requests at once, and one more after each round of successes;
@@ -274,8 +291,7 @@ class Delivery:
             raise Transient(repr(error)) from error
         finally:
             self.in_flight -= 1
-            answered, self._answered = self._answered, asyncio.Event()
-            answered.set()
+            self.stir()
             if outcome == "cancelled":
                 self.breaker.abandoned(permit, self._monotonic())
             else:

@@ -82,6 +82,7 @@ class Lane:
             self._pass_given_up()
             if not self._waiting:
                 await self._wait_for_frames()
+            await self._wait_for_chance()
             self._waiting += await self._take()
             # While there is more, only what is full goes out, and what has been open for a while.
             more = self._reader.unread_bytes > 0
@@ -160,6 +161,13 @@ class Lane:
                 async with asyncio.timeout(self._linger_s / _LINGER_STEPS):
                     await self._draining.wait()
 
+    async def _wait_for_chance(self) -> None:
+        """While the remote is gone nothing leaves the log but what tries it: it would fill memory, and with an old
+        backlog be read back from the disk to be given up."""
+        while self.delivery.breaker.state is not State.CLOSED and any(p.task is not None for p in self._parcels):
+            await self.delivery.changed()
+        await self.delivery.chance()
+
     async def _take(self) -> list[Parcel]:
         """The next frames as parcels; the cursor cannot pass them from now on."""
         budget = self._destination.max_batch_bytes
@@ -204,6 +212,7 @@ class Lane:
             if parcel.task is not None:
                 parcel.task.cancel()
             self._parcels.discard(parcel)
+            self.delivery.stir()
             rows += parcel.rows_left
             nbytes += parcel.nbytes
         if dropped or nbytes:

@@ -70,7 +70,7 @@ class WalReader:
         self._wal, self._disk, self._tail = wal, disk, tail
         self.position = self.confirmed = self.stored = stored
         self._read_total = self._confirmed_total = _tally_up_to(disk, wal.files, self.signal, stored)
-        tail.note_position(self.name, self.signal, stored)
+        tail.note_position(self.name, self.signal, stored, self.unread_bytes)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -134,7 +134,7 @@ class WalReader:
         if stretch.end > self.position:
             self.position, self._read_total = stretch.end, stretch.total or total
             self._unconfirmed.append((stretch.end, self._read_total))
-            self._tail.note_position(self.name, self.signal, self.position)
+            self._tail.note_position(self.name, self.signal, self.position, self.unread_bytes)
         return frames, unreadable
 
     def _read_file(self, file: WalFile, position: int, limit: int) -> list[Frame]:
@@ -198,7 +198,7 @@ class WalReader:
         skipped = total.since(self._read_total)
         self.position, self._read_total = floor, total
         self._unconfirmed.append((floor, total))
-        self._tail.note_position(self.name, self.signal, floor)
+        self._tail.note_position(self.name, self.signal, floor, self.unread_bytes)
         return skipped
 
 
