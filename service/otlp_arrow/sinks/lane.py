@@ -84,9 +84,6 @@ class Lane:
                 await self._wait_for_frames()
             await self._wait_for_chance()
             self._waiting += await self._take()
-            # While there is more, only what is full goes out, and what has been open for a while.
-            more = self._reader.unread_bytes > 0
-            self._packer.close(self._monotonic() - self._linger_s if more else math.inf)
             await self._dispatch()
 
     def drain(self) -> None:
@@ -169,10 +166,12 @@ class Lane:
         await self.delivery.chance()
 
     async def _take(self) -> list[Parcel]:
-        """The next frames as parcels; the cursor cannot pass them from now on."""
+        """The next frames as parcels; the cursor cannot pass them from now on. One read of a file fills none: while
+        there is more, the last one stays open for a while."""
         budget = self._destination.max_batch_bytes
         position = self._reader.position
         stretch = self._reader.fresh(budget)
+        from_file = stretch is None
         if stretch is None:
             try:
                 loop = asyncio.get_running_loop()
@@ -183,6 +182,8 @@ class Lane:
                 return []
         frames, unreadable = self._reader.take(stretch)
         parcels = self._packer.add(frames, self._monotonic())
+        still_open = from_file and self._reader.unread_bytes > 0
+        self._packer.close(self._monotonic() - self._linger_s if still_open else math.inf)
         self._parcels.update(parcels)
         self._quiet = self._quiet and not parcels
         self._advance()

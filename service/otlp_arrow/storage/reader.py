@@ -94,7 +94,8 @@ class WalReader:
         return self._tail.wake_after(self.name, self.signal, self.position, wake)
 
     def fresh(self, max_bytes: int) -> Stretch | None:
-        """What follows ``position``, about ``max_bytes`` of it, if it is in memory; None if ``read`` must get it."""
+        """What follows ``position``, at most ``max_bytes`` of it but for one large frame, if it is in memory; None if
+        ``read`` must get it."""
         found = self._tail.after(self.signal, self.position, max_bytes)
         return None if found is None else Stretch(*found)
 

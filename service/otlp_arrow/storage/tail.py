@@ -79,8 +79,8 @@ class FreshTail:
             wake()
 
     def after(self, signal: Signal, position: int, max_bytes: int) -> tuple[list[Frame], int] | None:
-        """Frames of a signal above ``position``, about ``max_bytes`` of them, and the sequence up to which these are
-        all; None if they are not in memory any more."""
+        """Frames of a signal above ``position``, as many as ``max_bytes`` hold or one that is larger, and the sequence
+        up to which these are all; None if they are not in memory any more. With 0 the frames are not wanted."""
         with self._lock:
             if position < self._complete_above[signal]:
                 return None
@@ -89,7 +89,7 @@ class FreshTail:
             entries = self._entries[signal]
             complete_to = max(position, self._newest)
             for sequence, entry in islice(entries, bisect_right(entries, position, key=_sequence), None):
-                if size >= max_bytes:
+                if size + len(entry.payload) > max_bytes and (found or not max_bytes):
                     complete_to = found[-1][0] if found else position
                     break
                 found.append((sequence, entry))
