@@ -19,14 +19,17 @@ from otlp_arrow.sinks.auth import Credentials
 from otlp_arrow.sinks.convert import arrow_batch
 from otlp_arrow.sinks.destination import COMPRESSIONS, Destination, TlsFiles, build_sink
 from otlp_arrow.sinks.sink import DeliveryResult, Fault, Permanent, Sink, Transient
-from remotes import SERVERS, Drop, Partial, Refuse, Server, free_port, span_ids, spans
+from remotes import SERVERS, Drop, GrpcServer, Partial, Refuse, Server, free_port, span_ids, spans
 from samples import Sample
 
 Code = grpc.StatusCode
 
 
-@pytest.fixture(params=SERVERS, ids=lambda kind: kind.transport)
-def kind(request: pytest.FixtureRequest) -> type[Server]:
+@pytest.fixture(params=[*SERVERS, "grpc's library"], ids=lambda kind: getattr(kind, "transport", kind))
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Server]:
+    if request.param == "grpc's library":  # without TLS for proxies only
+        monkeypatch.setattr("otlp_arrow.sinks.destination._by_proxy", lambda destination: True)
+        return GrpcServer
     found: type[Server] = request.param
     return found
 

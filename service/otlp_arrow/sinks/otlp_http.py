@@ -141,9 +141,7 @@ def _proxy(destination: Destination) -> dict[str, Any]:
     found = getproxies().get(destination.address.scheme)
     if not found or proxy_bypass(destination.address.hostname or ""):
         return {}
-    url = URL(found if "://" in found else f"http://{found}")
-    auth = aiohttp.BasicAuth(url.user, url.password or "") if url.user else None
-    return {"proxy": url.with_user(None), "proxy_auth": auth}
+    return {"proxy": URL(found if "://" in found else f"http://{found}")}
 
 
 class _Body(aiohttp.Payload):
