@@ -28,11 +28,14 @@ def no_proxy_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
 async def tunnel(to: int) -> AsyncIterator[tuple[int, list[str]]]:
     """A proxy that takes CONNECT and leads everybody to one port: its own port, and what it was asked for."""
     asked: list[str] = []
+    ended = asyncio.Event()
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-        writer.close()
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+        finally:
+            writer.close()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked.append((await reader.readuntil(b"\r\n\r\n")).decode().splitlines()[0])
@@ -40,10 +43,14 @@ async def tunnel(to: int) -> AsyncIterator[tuple[int, list[str]]]:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         with contextlib.suppress(OSError):
             await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+        await asyncio.gather(writer.wait_closed(), there[1].wait_closed(), return_exceptions=True)
+        ended.set()
 
     server = await asyncio.start_server(accept, "localhost", 0)
     try:
         yield server.sockets[0].getsockname()[1], asked
+        async with asyncio.timeout(10):
+            await ended.wait()
     finally:
         server.close()
 

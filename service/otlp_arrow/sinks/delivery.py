@@ -132,8 +132,11 @@ class Delivery:
     async def _settle(self, frames: list[Frame], progress: Progress) -> None:
         """Send frames until the remote has decided on each."""
         await self.chance()  # what is converted before waits in memory
-        builder = self._pools[frames[0].signal].take() if self._sink.encoding is Encoding.ARROW else None
-        converted = await self._convert(frames, builder)
+        pool = self._pools[frames[0].signal]
+        builder = pool.take() if self._sink.encoding is Encoding.ARROW else None
+        converted = await self._convert(frames, builder, pool)
+        if converted.lent:
+            builder = None
         try:
             if converted.batch is not None:
                 await self._send(converted.batch, converted.rows, progress, frames)
@@ -146,7 +149,7 @@ class Delivery:
             if builder is not None and asyncio.current_task().cancelling() == 0:  # type: ignore[union-attr]
                 del converted  # its batch stands in the builder's memory
                 builder.clear()
-                self._pools[frames[0].signal].give(builder)
+                pool.give(builder)
         if len(frames) == 1:
             await self._settle_alone(frames[0], refusal, progress)
         elif progress.refused_in_a_row < MAX_REFUSED_PARTS:
@@ -156,11 +159,11 @@ class Delivery:
         else:
             progress.refuse(refused_frame(frame, str(refusal)) for frame in frames)
 
-    async def _convert(self, frames: list[Frame], builder: BatchBuilder | None) -> Converted:
+    async def _convert(self, frames: list[Frame], builder: BatchBuilder | None, pool: BuilderPool) -> Converted:
         join = not self._sink.takes_parts
         if not needs_thread(frames, self._sink.encoding):
             return convert(frames, self._sink.encoding, join=join)
-        return await self._in_thread(convert, frames, self._sink.encoding, builder, join=join)
+        return await self._in_thread(convert, frames, self._sink.encoding, builder, join=join, give_back=pool.give)
 
     async def _settle_alone(self, frame: Frame, refusal: Permanent, progress: Progress) -> None:
         """One request that the remote refuses: in parts if it is too large, without the records that were

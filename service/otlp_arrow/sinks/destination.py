@@ -143,17 +143,18 @@ def signal_url(destination: Destination, signal: Signal) -> str:
     return address._replace(path=f"{path}/v1/{signal.value}").geturl()
 
 
-def _by_proxy(destination: Destination) -> bool:
-    """Whether gRPC's library would go through a proxy."""
-    if not any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy")):
+def is_direct(destination: Destination) -> bool:
+    """Whether gRPC goes there without TLS and without a proxy, by the variables that its library looks at."""
+    if destination.secure:
         return False
-    return not proxy_bypass(destination.host_and_port()[0])
+    named = any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy"))
+    return not named or bool(proxy_bypass(destination.host_and_port()[0]))
 
 
 def build_sink(destination: Destination) -> Sink:
     """The sink of a destination; enter it before use. Raises ``OtlpConfigError`` for unusable certificates."""
     match destination.transport:
-        case "grpc" if not destination.secure and not _by_proxy(destination):
+        case "grpc" if is_direct(destination):
             from otlp_arrow.sinks.otlp_grpc_plain import PlainGrpcSink
 
             return PlainGrpcSink(destination)
