@@ -79,9 +79,9 @@ class FlightSink:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._plain.close()
         self._client = None  # closes with its last call
         self._threads.close()
+        await self._plain.close()
 
     async def send(self, batch: Batch) -> DeliveryResult:
         """See ``Sink.send``."""

@@ -12,7 +12,6 @@ gRPC's own library copies a request twice and writes it in pieces of 16 KiB from
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -80,6 +79,7 @@ class Connection(asyncio.Protocol):
         self.received = 0  # bytes so far: whether the peer lives
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self.gone = asyncio.Event()
         self._buffer = b""
         self._streams: dict[int, _Stream] = {}
         self._sending: deque[_Stream] = deque()
@@ -152,6 +152,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._break(f"connection lost: {exc}" if exc else "connection lost: the peer closed it")
+        self.gone.set()
 
     def data_received(self, data: bytes) -> None:
         self.received += len(data)
@@ -387,11 +388,12 @@ class Channel:
                 self._connection = connection
             return connection
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the connection, with the calls that are under way."""
-        with contextlib.suppress(AttributeError):
-            self._connection.close()  # type: ignore[union-attr]
-        self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+            await connection.gone.wait()  # at the latest after ``_LINGER_S``
 
 
 class _Violation(Exception):

@@ -33,7 +33,7 @@ class PlainGrpcSink:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        self._grpc.close()
+        await self._grpc.close()
 
     async def send(self, batch: Batch) -> DeliveryResult:
         """See ``Sink.send``."""

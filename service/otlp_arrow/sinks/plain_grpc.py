@@ -51,9 +51,9 @@ class PlainGrpc:
         self._causes = Causes(destination)
         self._channel = Channel(*destination.host_and_port())
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End the calls that are under way."""
-        self._channel.close()
+        await self._channel.close()
 
     async def call(
         self, path: str, messages: Sequence[bytes | memoryview], extra: Sequence[tuple[str, str]] = ()

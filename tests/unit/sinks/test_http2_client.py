@@ -133,7 +133,7 @@ async def channel(*scripts: Script) -> AsyncIterator[Channel]:
         try:
             yield made
         finally:
-            made.close()
+            await made.close()
 
 
 def fields_of(answer: Answer) -> dict[str, str]:
