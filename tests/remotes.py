@@ -29,7 +29,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Sp
 
 from otlp_arrow import codec
 from otlp_arrow.model import Signal
-from otlp_arrow.sinks.otlp_grpc import METHODS
+from otlp_arrow.sinks.destination import GRPC_METHODS as METHODS
 
 _span_numbers = count(1)
 

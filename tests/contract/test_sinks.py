@@ -16,17 +16,26 @@ from certificates import Certificates
 from otlp_arrow import codec
 from otlp_arrow.model import Batch, Encoding, OtlpConfigError, Signal
 from otlp_arrow.sinks.auth import Credentials
-from otlp_arrow.sinks.convert import arrow_batch
+from otlp_arrow.sinks.convert import arrow_batch, convert
 from otlp_arrow.sinks.destination import COMPRESSIONS, Destination, TlsFiles, build_sink
 from otlp_arrow.sinks.sink import DeliveryResult, Fault, Permanent, Sink, Transient
-from remotes import SERVERS, Drop, Partial, Refuse, Server, free_port, span_ids, spans
+from otlp_arrow.storage.frames import Frame
+from remotes import SERVERS, Drop, FlightServer, GrpcServer, Partial, Refuse, Server, free_port, span_ids, spans
 from samples import Sample
 
 Code = grpc.StatusCode
 
 
-@pytest.fixture(params=SERVERS, ids=lambda kind: kind.transport)
-def kind(request: pytest.FixtureRequest) -> type[Server]:
+LIBRARIES: dict[str, type[Server]] = {"grpc's library": GrpcServer, "pyarrow": FlightServer}
+"""Who sends by gRPC and Flight without TLS where a proxy is named."""
+
+
+@pytest.fixture(params=[*SERVERS, *LIBRARIES], ids=lambda kind: getattr(kind, "transport", kind))
+def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> type[Server]:
+    if request.param in LIBRARIES:
+        for module in ("destination", "flight"):
+            monkeypatch.setattr(f"otlp_arrow.sinks.{module}.is_direct", lambda destination: False)
+        return LIBRARIES[request.param]
     found: type[Server] = request.param
     return found
 
@@ -45,6 +54,11 @@ def destination(server: Server, **more: Any) -> Destination:
 def batch_for(sink: Sink, payload: bytes, signal: Signal = Signal.TRACES) -> Batch:
     if sink.encoding is Encoding.OTLP:
         return Batch(signal, payload)
+    if sink.takes_parts:
+        frames = [Frame(1, signal, Encoding.OTLP, 1, 1, payload)]
+        made = convert(frames, sink.encoding, codec.new_builder(signal), join=False, give_back=lambda builder: None)
+        assert made.batch is not None
+        return made.batch
     return arrow_batch(signal, codec.decode(signal, payload))
 
 

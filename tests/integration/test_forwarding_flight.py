@@ -10,11 +10,12 @@ import pyarrow.flight as flight
 import pytest
 
 from otlp_arrow import codec
-from otlp_arrow.model import Signal
-from otlp_arrow.sinks.convert import arrow_batch
+from otlp_arrow.model import Batch, Encoding, Signal
+from otlp_arrow.sinks.convert import arrow_batch, convert
 from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.flight import FlightSink
 from otlp_arrow.sinks.sink import DeliveryResult, Permanent, Transient
+from otlp_arrow.storage.frames import Frame
 from remotes import spans, until
 from samples import Sample
 
@@ -36,16 +37,28 @@ class Stock(flight.FlightServerBase):
             writer.write(self.answer)
 
 
-async def put(server: Stock, signal: Signal, payload: bytes, compression: str = "none") -> DeliveryResult:
+def messages(signal: Signal, payload: bytes) -> Batch:
+    """As ours go out where nothing stands between."""
+    frame = Frame(1, signal, Encoding.OTLP, 1, 1, payload)
+    builder = codec.new_builder(signal)
+    made = convert([frame], Encoding.ARROW, builder, join=False, give_back=lambda builder: None).batch
+    assert made is not None
+    return made
+
+
+async def put(
+    server: Stock, signal: Signal, payload: bytes, compression: str = "none", *, ours: bool = False
+) -> DeliveryResult:
     there = Destination("d", f"http://127.0.0.1:{server.port}", "arrow_flight", compression=compression)
     async with FlightSink(there) as sink:
-        return await sink.send(arrow_batch(signal, codec.decode(signal, payload)))
+        batch = messages(signal, payload) if ours else arrow_batch(signal, codec.decode(signal, payload))
+        return await sink.send(batch)
 
 
-@pytest.mark.parametrize("compression", ["none", "zstd"])
-async def test_a_stock_server_reads_what_is_put(sample: Sample, compression: str):
+@pytest.mark.parametrize(("compression", "ours"), [("none", True), ("none", False), ("zstd", False)])
+async def test_a_stock_server_reads_what_is_put(sample: Sample, compression: str, ours: bool):
     with Stock(None) as server:
-        assert await put(server, sample.signal, sample.payload, compression) == DeliveryResult()
+        assert await put(server, sample.signal, sample.payload, compression, ours=ours) == DeliveryResult()
         ((path, table),) = server.taken
     assert path == [sample.signal.value.encode()]
     assert table.combine_chunks().to_batches()[0].equals(codec.decode(sample.signal, sample.payload))
@@ -66,9 +79,10 @@ async def test_a_large_batch_goes_in_parts_that_are_one_put(sample: Sample, monk
 
 
 @pytest.mark.parametrize("answer", [None, b"", b"thanks", b"[1]", b'{"rows": 2}', b'{"rejected": "x"}'])
-async def test_whatever_else_a_server_answers_is_a_success(answer: bytes | None):
+@pytest.mark.parametrize("ours", [True, False])
+async def test_whatever_else_a_server_answers_is_a_success(answer: bytes | None, ours: bool):
     with Stock(answer) as server:
-        assert await put(server, Signal.TRACES, spans(2)) == DeliveryResult()
+        assert await put(server, Signal.TRACES, spans(2), ours=ours) == DeliveryResult()
 
 
 async def test_rejected_rows_are_never_more_than_were_put():
@@ -86,9 +100,10 @@ async def test_rejected_rows_are_never_more_than_were_put():
         (ValueError("a mistake of the server"), Permanent),
     ],
 )
-async def test_errors_of_a_stock_server_are_told_apart(error: Exception, kind: type[Exception]):
+@pytest.mark.parametrize("ours", [True, False])
+async def test_errors_of_a_stock_server_are_told_apart(error: Exception, kind: type[Exception], ours: bool):
     with Stock(None, error) as server, pytest.raises(kind):
-        await put(server, Signal.TRACES, spans(1))
+        await put(server, Signal.TRACES, spans(1), ours=ours)
 
 
 async def test_a_call_that_hangs_holds_up_neither_the_others_nor_the_end():

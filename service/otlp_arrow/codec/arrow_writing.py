@@ -15,7 +15,7 @@ Format: https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -26,6 +26,9 @@ from otlp_arrow.codec.interface import ColumnMemory, Memory
 
 # Below this many bytes a frame's head and tables are most of it.
 _MIN_COMPRESSED_BYTES = 64
+
+# Below this many bytes a copy costs less than a view.
+_MIN_SHARED_BYTES = 2048
 
 _VERSION_5 = 4
 _ZSTD = 1
@@ -45,8 +48,9 @@ class _Array:
 class StreamWriter:
     """Writes the messages of one stream. Raises ``ValueError`` for a schema that pyarrow numbers in another way."""
 
-    def __init__(self, schema: pa.Schema, compression_level: int) -> None:
-        self._codec = pa.Codec("zstd", compression_level=compression_level)
+    def __init__(self, schema: pa.Schema, compression_level: int | None) -> None:
+        """Without a level nothing is compressed."""
+        self._codec = None if compression_level is None else pa.Codec("zstd", compression_level=compression_level)
         self.schema_message = schema.serialize().to_pybytes()
         self._arrays: list[_Array] = []
         dictionaries: list[str] = []
@@ -64,18 +68,26 @@ class StreamWriter:
 
     def write(self, columns: ColumnMemory, metadata: Mapping[str, str]) -> list[Buffer]:
         """One unit: dictionaries as far as they have changed, then the batch."""
-        message: list[Buffer] = []
+        return [
+            part
+            for header, body in self.messages(columns, metadata)
+            for part in (*encapsulated(header, b"")[:2], *body)
+        ]
+
+    def messages(self, columns: ColumnMemory, metadata: Mapping[str, str]) -> Iterator[tuple[bytes, list[Buffer]]]:
+        """The same message by message: the flatbuffer, and its body in pieces. What is not compressed may be memory of
+        the ``columns``, which its owner keeps as long as the pieces are there."""
         for number, path in self._dictionaries:
             words = columns.parts[path + "{}"]
             content = _kernel.memory_bytes(*words[1][1] or _EMPTY), _kernel.memory_bytes(*words[1][2] or _EMPTY)
             if self._written.get(number) != content:
-                message += self._message(columns, [_Array(path + "{}", offsets=True)], {}, number)
+                yield self._message(columns, [_Array(path + "{}", offsets=True)], {}, number)
                 self._written[number] = content
-        return message + self._message(columns, self._arrays, metadata, None)
+        yield self._message(columns, self._arrays, metadata, None)
 
     def _message(
         self, columns: ColumnMemory, arrays: Sequence[_Array], metadata: Mapping[str, str], dictionary: int | None
-    ) -> list[Buffer]:
+    ) -> tuple[bytes, list[Buffer]]:
         nodes: list[int] = []
         places: list[int] = []
         body: list[Buffer] = []
@@ -101,12 +113,16 @@ class StreamWriter:
                     places += before, 0
         if dictionary is None:
             rows = columns.rows
-        header = _header(rows, nodes, places, size, metadata, dictionary)
-        return [*encapsulated(header, b"")[:2], *body]
+        head = _HEAD if self._codec is not None else _PLAIN_HEAD
+        return _header(head, rows, nodes, places, size, metadata, dictionary), body
 
     def _packed(self, columns: ColumnMemory, memory: Memory, *, words: bool) -> tuple[bytes, Buffer]:
         """The prefix of a compressed buffer, and the buffer."""
         address, size = memory
+        if self._codec is None:
+            if size < _MIN_SHARED_BYTES:
+                return b"", _kernel.memory_bytes(address, size)
+            return b"", memoryview(pa.foreign_buffer(address, size, base=columns.owner))
         if size >= _MIN_COMPRESSED_BYTES:
             frame = _kernel.zstd_frame(address, size, words)
             if frame is None:
@@ -161,9 +177,12 @@ _HEAD = b"".join(
     )
 )
 assert len(_HEAD) == _NODES
+_COMPRESSION_SLOT = 80 + 10  # in the vtable of RecordBatch
+_PLAIN_HEAD = _HEAD[:_COMPRESSION_SLOT] + bytes(2) + _HEAD[_COMPRESSION_SLOT + 2 :]
 
 
 def _header(
+    head: bytes,
     rows: int,
     nodes: Sequence[int],
     places: Sequence[int],
@@ -172,7 +191,7 @@ def _header(
     dictionary: int | None,
 ) -> bytes:
     """The flatbuffer of a record batch, or of a dictionary's."""
-    out = bytearray(_HEAD)
+    out = bytearray(head)
     nodes_at = _structs(out, nodes)
     buffers_at = _structs(out, places)
     metadata_at = _pairs(out, metadata)

@@ -238,16 +238,18 @@ FORWARD_BATCH_BYTES = 2 * MIB
 """Default size up to which stored requests are merged into one: below the 4 MiB that many gRPC servers take
 by default, and some 4,500 spans."""
 
-FORWARD_FLIGHT_BATCH_BYTES = 4 * MIB
-"""The same for Arrow Flight: a DoPut of 130 columns costs 2 ms whatever is in it: 0.45 µs a span of 2 MiB,
-half of that of 4. More would fill a gateway's memory: as Arrow it is twice as much, and four are under way."""
+FORWARD_FLIGHT_BATCH_BYTES = 3 * MIB
+"""The same for Arrow Flight: a DoPut of 130 columns costs 1 ms whatever is in it. As Arrow it is twice as much and some
+more, and four are under way; it should stay below ``FLIGHT_PUT_BYTES``, since a larger one goes out in slices, which
+takes more CPU."""
 
 FLIGHT_PUT_BYTES = 8 * MIB
 """Arrow data in one record batch of a DoPut: 3 MiB of it as OTLP, so that a gateway that sends it on as OTLP stays
 below the 4 MiB of many servers."""
 
-FORWARD_LINGER_S = 0.1
-"""A forwarder that has nothing under way waits so long for company before it sends a small request on."""
+FORWARD_LINGER_S = 0.25
+"""A forwarder waits so long for company before it sends a small request on: a request and a DoPut cost 1 ms of
+CPU whatever is in them, and collectors batch for 0.2 s and more."""
 
 CURSOR_INTERVAL_S = 1.0
 """A forwarder's cursor is stored this often while it moves: what a kill may make it send twice."""

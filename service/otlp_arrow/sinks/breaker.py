@@ -69,12 +69,17 @@ class Breaker:
 
     def ask(self, now: float) -> Permit | Refused:
         """May a call go out?"""
-        if self.state is State.OPEN and now >= self._open_until:
+        if wait_s := self.wait_s(now):
+            return Refused(wait_s)
+        if self.state is State.OPEN:
             self._enter(State.HALF_OPEN)
-            return Permit(self._era)
+        return Permit(self._era)
+
+    def wait_s(self, now: float) -> float:
+        """For how long ``ask`` would refuse if nothing changes: 0 if it would not; may be infinite."""
         if self.state is State.CLOSED:
-            return Permit(self._era)
-        return Refused(self._open_until - now if self.state is State.OPEN else math.inf)
+            return 0.0
+        return max(0.0, self._open_until - now) if self.state is State.OPEN else math.inf
 
     def succeeded(self, permit: Permit) -> None:
         """The remote answered, even if it refused the data."""

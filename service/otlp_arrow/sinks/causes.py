@@ -27,7 +27,9 @@ from otlp_arrow.sinks import tls
 from otlp_arrow.sinks.destination import Destination
 from otlp_arrow.sinks.sink import Fault, Transient
 
-_CLOSED = re.compile(r"Socket closed|Server disconnected|[Cc]onnection (reset|aborted)|[Cc]onnection lost|Broken pipe")
+_CLOSED = re.compile(
+    r"Socket closed|Server disconnected|does not speak HTTP/2|[Cc]onnection (reset|aborted|lost)|Broken pipe"
+)
 
 _OF_GRPC = re.compile(r"\bipv[46]:|errors resolving|Deadline Exceeded$")
 """What gRPC itself says of a connection; a proxy's word on what is behind it looks much the same."""

@@ -6,7 +6,8 @@ messages simply go on. Blocking and pure; what takes more than a copy belongs on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -14,8 +15,12 @@ import pyarrow as pa
 from otlp_arrow import codec
 from otlp_arrow.codec import BatchBuilder
 from otlp_arrow.model import Batch, Encoding, Parts, Rejected, Signal
+from otlp_arrow.model.limits import FLIGHT_PUT_BYTES
+from otlp_arrow.sinks.put_messages import put_messages
 from otlp_arrow.storage.frames import Frame
 from otlp_arrow.storage.gathering import columns_of_frame
+
+GiveBack = Callable[[BatchBuilder], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +40,20 @@ class Converted:
     batch: Batch | None
     rows: int
     refusals: list[Refusal] = field(default_factory=list)
+    lent: bool = False
+    """Its memory is the builder's, which goes back by itself."""
+
+
+class _Lent:
+    """A builder whose memory is on its way: emptied, and free for others, when nobody looks at it any more."""
+
+    def __init__(self, builder: BatchBuilder, give_back: GiveBack) -> None:
+        self._builder = builder
+        self._give_back = give_back
+
+    def __del__(self) -> None:
+        self._builder.clear()
+        self._give_back(self._builder)
 
 
 def needs_thread(frames: Sequence[Frame], encoding: Encoding) -> bool:
@@ -43,17 +62,23 @@ def needs_thread(frames: Sequence[Frame], encoding: Encoding) -> bool:
 
 
 def convert(
-    frames: Sequence[Frame], encoding: Encoding, builder: BatchBuilder | None = None, *, join: bool = True
+    frames: Sequence[Frame],
+    encoding: Encoding,
+    builder: BatchBuilder | None = None,
+    *,
+    join: bool = True,
+    give_back: GiveBack | None = None,
 ) -> Converted:
     """Frames of one signal as one batch in ``encoding``, in their order; of OTLP in parts, if not to ``join``.
 
-    ``builder`` (for ``ARROW``) lends the batch its memory: the batch is valid until it is cleared.
+    ``builder`` (for ``ARROW``) lends the batch its memory: the batch is valid until it is cleared. If not to ``join``
+    it may be the messages of a ``DoPut``: ``give_back`` hears when nobody holds them any more.
     """
     signal = frames[0].signal
     if encoding is Encoding.OTLP:
         return _as_otlp(signal, frames, join=join)
     assert builder is not None
-    return _as_arrow(signal, frames, builder)
+    return _as_arrow(signal, frames, builder, None if join else give_back)
 
 
 def _as_otlp(signal: Signal, frames: Sequence[Frame], *, join: bool) -> Converted:
@@ -80,12 +105,20 @@ def _as_otlp(signal: Signal, frames: Sequence[Frame], *, join: bool) -> Converte
     return done
 
 
-def _as_arrow(signal: Signal, frames: Sequence[Frame], builder: BatchBuilder) -> Converted:
+def _as_arrow(signal: Signal, frames: Sequence[Frame], builder: BatchBuilder, give_back: GiveBack | None) -> Converted:
     done = Converted(None, 0)
     stored = [f for f in frames if f.encoding is Encoding.OTLP]
     for frame, outcome in zip(stored, builder.append([f.payload for f in stored]), strict=True):
         if outcome.error is not None:
             done.refusals.append(refused_frame(frame, outcome.error))
+    # A larger batch is sent in slices, which takes Arrow's objects; and so does one beside others.
+    if give_back is not None and len(stored) == len(frames) and 0 < builder.nbytes <= FLIGHT_PUT_BYTES:
+        memory = builder.memory()
+        if memory is not None and memory.rows:
+            done.rows, done.lent = memory.rows, True
+            owned = dataclasses.replace(memory, owner=_Lent(builder, give_back))
+            done.batch = Batch(signal, put_messages(signal, owned), Encoding.ARROW)
+            return done
     batches = [builder.finish()] if builder.rows else []
     for frame in frames:
         if frame.encoding is Encoding.ARROW:

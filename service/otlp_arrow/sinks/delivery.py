@@ -88,6 +88,22 @@ class Delivery:
         self._at_once: float = destination.max_in_flight
         self._pools = {signal: BuilderPool(signal) for signal in Signal}
 
+    async def chance(self) -> None:
+        """Returns when a request may go out, as far as the breaker and the remote's own pauses go."""
+        while wait_s := max(0.0, self._not_before - (now := self._monotonic()), self.breaker.wait_s(now)):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
+                    await self.changed()
+
+    async def changed(self) -> None:
+        """Returns when a request has ended, or ``stir`` was called."""
+        await self._answered.wait()
+
+    def stir(self) -> None:
+        """Whoever waits for a chance looks again."""
+        answered, self._answered = self._answered, asyncio.Event()
+        answered.set()
+
     async def settle(self, parcel: Parcel) -> None:
         """Returns when the remote has decided on every record of a parcel; never raises but for a cancellation."""
         signal, progress = parcel.signal, parcel.progress
@@ -115,8 +131,12 @@ class Delivery:
 
     async def _settle(self, frames: list[Frame], progress: Progress) -> None:
         """Send frames until the remote has decided on each."""
-        builder = self._pools[frames[0].signal].take() if self._sink.encoding is Encoding.ARROW else None
-        converted = await self._convert(frames, builder)
+        await self.chance()  # what is converted before waits in memory
+        pool = self._pools[frames[0].signal]
+        builder = pool.take() if self._sink.encoding is Encoding.ARROW else None
+        converted = await self._convert(frames, builder, pool)
+        if converted.lent:
+            builder = None
         try:
             if converted.batch is not None:
                 await self._send(converted.batch, converted.rows, progress, frames)
@@ -129,7 +149,7 @@ class Delivery:
             if builder is not None and asyncio.current_task().cancelling() == 0:  # type: ignore[union-attr]
                 del converted  # its batch stands in the builder's memory
                 builder.clear()
-                self._pools[frames[0].signal].give(builder)
+                pool.give(builder)
         if len(frames) == 1:
             await self._settle_alone(frames[0], refusal, progress)
         elif progress.refused_in_a_row < MAX_REFUSED_PARTS:
@@ -139,11 +159,11 @@ class Delivery:
         else:
             progress.refuse(refused_frame(frame, str(refusal)) for frame in frames)
 
-    async def _convert(self, frames: list[Frame], builder: BatchBuilder | None) -> Converted:
+    async def _convert(self, frames: list[Frame], builder: BatchBuilder | None, pool: BuilderPool) -> Converted:
         join = not self._sink.takes_parts
         if not needs_thread(frames, self._sink.encoding):
             return convert(frames, self._sink.encoding, join=join)
-        return await self._in_thread(convert, frames, self._sink.encoding, builder, join=join)
+        return await self._in_thread(convert, frames, self._sink.encoding, builder, join=join, give_back=pool.give)
 
     async def _settle_alone(self, frame: Frame, refusal: Permanent, progress: Progress) -> None:
         """One request that the remote refuses: in parts if it is too large, without the records that were
@@ -222,14 +242,14 @@ class Delivery:
                 await asyncio.sleep(self._not_before - now)
                 continue
             if self.in_flight and self.in_flight >= self._at_once:
-                await self._answered.wait()
+                await self.changed()
                 continue
             answer = self.breaker.ask(now)
             if isinstance(answer, Permit):
                 return answer
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if math.isinf(answer.wait_s) else answer.wait_s):
-                    await self._answered.wait()
+                    await self.changed()
 
     def _learn_pace(self, *, busy: bool) -> None:
         """A remote that is busy gets half as many requests at once, and one more after each round of successes;
@@ -274,8 +294,7 @@ class Delivery:
             raise Transient(repr(error)) from error
         finally:
             self.in_flight -= 1
-            answered, self._answered = self._answered, asyncio.Event()
-            answered.set()
+            self.stir()
             if outcome == "cancelled":
                 self.breaker.abandoned(permit, self._monotonic())
             else:

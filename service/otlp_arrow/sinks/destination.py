@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import SplitResult, urlsplit
+from urllib.request import proxy_bypass
 
 from otlp_arrow.model import OtlpConfigError, Signal
 from otlp_arrow.model.limits import FORWARD_BATCH_BYTES, FORWARD_FLIGHT_BATCH_BYTES, GIB
@@ -28,6 +30,12 @@ COMPRESSIONS: Mapping[Transport, tuple[str, ...]] = {
     "arrow_flight": ("none", "zstd"),
 }
 """What each transport can do; gRPC knows no zstd, Arrow's IPC no gzip."""
+
+GRPC_METHODS: Mapping[Signal, str] = {
+    Signal.TRACES: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+    Signal.METRICS: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+    Signal.LOGS: "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
+}
 
 _SIGNAL_PATH = re.compile(r"(.*)/v1/(traces|metrics|logs)/?")
 
@@ -135,9 +143,21 @@ def signal_url(destination: Destination, signal: Signal) -> str:
     return address._replace(path=f"{path}/v1/{signal.value}").geturl()
 
 
+def is_direct(destination: Destination) -> bool:
+    """Whether gRPC goes there without TLS and without a proxy, by the variables that its library looks at."""
+    if destination.secure:
+        return False
+    named = any(os.environ.get(name) for name in ("grpc_proxy", "https_proxy", "http_proxy"))
+    return not named or bool(proxy_bypass(destination.host_and_port()[0]))
+
+
 def build_sink(destination: Destination) -> Sink:
     """The sink of a destination; enter it before use. Raises ``OtlpConfigError`` for unusable certificates."""
     match destination.transport:
+        case "grpc" if is_direct(destination):
+            from otlp_arrow.sinks.otlp_grpc_plain import PlainGrpcSink
+
+            return PlainGrpcSink(destination)
         case "grpc":
             from otlp_arrow.sinks.otlp_grpc import OtlpGrpcSink
 

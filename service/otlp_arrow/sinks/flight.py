@@ -1,8 +1,9 @@
 """Arrow Flight: ``DoPut`` of batches in the storage schema, confirmed by the server's ``PutResult``.
 
-pyarrow's client sends a batch's buffers without copying them: 0.5 µs a span, where the same messages over
-grpc.aio take 1.5. Its calls block, so that each has a thread of its own while it lasts, and one that was
-cancelled here goes on until its timeout: it cannot be stopped.
+Messages that stand in a builder's memory go out by our own HTTP/2. What is a batch already, TLS, proxies and
+compression are pyarrow's: its client sends a batch's buffers without copying them, too, but wants Arrow's objects made
+of 130 columns, and threads for its calls (docs/decisions/0014). They block, so that each has a thread of its own while
+it lasts, and one that was cancelled here goes on until its timeout: it cannot be stopped.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ import contextlib
 import json
 import queue
 import re
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Self
 
 import pyarrow as pa
 from pyarrow import flight
 
-from otlp_arrow.model import Batch, Encoding, Signal
+from otlp_arrow.model import Batch, Encoding, Parts, Signal
 from otlp_arrow.model.limits import FLIGHT_PUT_BYTES
 from otlp_arrow.sinks import tls
 from otlp_arrow.sinks.causes import Causes
-from otlp_arrow.sinks.destination import Destination
+from otlp_arrow.sinks.destination import Destination, is_direct
+from otlp_arrow.sinks.plain_grpc import PlainGrpc
+from otlp_arrow.sinks.put_messages import app_metadata
 from otlp_arrow.sinks.retry import judge_grpc, one_line, retry_info
 from otlp_arrow.sinks.sink import DeliveryError, DeliveryResult, Permanent, Transient
+
+_DO_PUT = "/arrow.flight.protocol.FlightService/DoPut"
 
 _RECONNECT_MS = 1_000
 _MAX_RECONNECT_MS = 5_000
@@ -51,10 +57,11 @@ class FlightSink:
     """One Flight client; each batch is a ``DoPut`` of its own, in parts if it is large."""
 
     encoding = Encoding.ARROW
-    takes_parts = False
 
     def __init__(self, destination: Destination) -> None:
         self._destination = destination
+        self._plain = PlainGrpc(destination)
+        self.takes_parts = is_direct(destination) and destination.compression == "none"
         self._causes = Causes(destination)
         self._trailers = _Trailers()
         self._tls_version = tls.version_of(destination.tls)
@@ -74,9 +81,12 @@ class FlightSink:
     ) -> None:
         self._client = None  # closes with its last call
         self._threads.close()
+        await self._plain.close()
 
     async def send(self, batch: Batch) -> DeliveryResult:
         """See ``Sink.send``."""
+        if isinstance(batch.payload, Parts):
+            return _result(map(app_metadata, await self._plain.call(_DO_PUT, batch.payload.parts)), sys.maxsize)
         assert batch.columns is not None
         self._reconnect_if_rotated()
         client, columns = self._client, batch.columns
@@ -159,7 +169,7 @@ def _parts(columns: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield columns.slice(start, rows)
 
 
-def _result(answers: list[bytes], rows: int) -> DeliveryResult:
+def _result(answers: Iterable[bytes], rows: int) -> DeliveryResult:
     """Of the metadata that servers of ours send; others send what they like, or nothing."""
     rejected, message = 0, ""
     for answer in answers:

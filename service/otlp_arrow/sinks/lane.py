@@ -82,10 +82,8 @@ class Lane:
             self._pass_given_up()
             if not self._waiting:
                 await self._wait_for_frames()
+            await self._wait_for_chance()
             self._waiting += await self._take()
-            # While there is more, only what is full goes out, and what has been open for a while.
-            more = self._reader.unread_bytes > 0
-            self._packer.close(self._monotonic() - self._linger_s if more else math.inf)
             await self._dispatch()
 
     def drain(self) -> None:
@@ -160,11 +158,20 @@ class Lane:
                 async with asyncio.timeout(self._linger_s / _LINGER_STEPS):
                     await self._draining.wait()
 
+    async def _wait_for_chance(self) -> None:
+        """While the remote is gone nothing leaves the log but what tries it: it would fill memory, and with an old
+        backlog be read back from the disk to be given up."""
+        while self.delivery.breaker.state is not State.CLOSED and any(p.task is not None for p in self._parcels):
+            await self.delivery.changed()
+        await self.delivery.chance()
+
     async def _take(self) -> list[Parcel]:
-        """The next frames as parcels; the cursor cannot pass them from now on."""
+        """The next frames as parcels; the cursor cannot pass them from now on. One read of a file fills none: while
+        there is more, the last one stays open for a while."""
         budget = self._destination.max_batch_bytes
         position = self._reader.position
         stretch = self._reader.fresh(budget)
+        from_file = stretch is None
         if stretch is None:
             try:
                 loop = asyncio.get_running_loop()
@@ -175,6 +182,8 @@ class Lane:
                 return []
         frames, unreadable = self._reader.take(stretch)
         parcels = self._packer.add(frames, self._monotonic())
+        still_open = from_file and self._reader.unread_bytes > 0
+        self._packer.close(self._monotonic() - self._linger_s if still_open else math.inf)
         self._parcels.update(parcels)
         self._quiet = self._quiet and not parcels
         self._advance()
@@ -204,6 +213,7 @@ class Lane:
             if parcel.task is not None:
                 parcel.task.cancel()
             self._parcels.discard(parcel)
+            self.delivery.stir()
             rows += parcel.rows_left
             nbytes += parcel.nbytes
         if dropped or nbytes:

@@ -1,4 +1,4 @@
-"""OTLP over gRPC: the stored bytes go out as they are."""
+"""OTLP over gRPC by gRPC's own library, for TLS and proxies: the stored bytes go out as they are."""
 
 from __future__ import annotations
 
@@ -12,16 +12,10 @@ from otlp_arrow.model import Batch, Encoding, Signal
 from otlp_arrow.model.limits import MAX_REPLY_BYTES
 from otlp_arrow.sinks import tls
 from otlp_arrow.sinks.causes import Causes
-from otlp_arrow.sinks.destination import Destination
+from otlp_arrow.sinks.destination import GRPC_METHODS, Destination
 from otlp_arrow.sinks.replies import partial_success
 from otlp_arrow.sinks.retry import judge_grpc, retry_info
 from otlp_arrow.sinks.sink import DeliveryError, DeliveryResult, Transient
-
-METHODS = {
-    Signal.TRACES: "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-    Signal.METRICS: "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
-    Signal.LOGS: "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
-}
 
 # gRPC waits up to two minutes before it connects again; our own breaker decides when to try.
 _RECONNECT_MS = 1_000
@@ -90,7 +84,7 @@ class OtlpGrpcSink:
         else:
             channel = grpc.aio.secure_channel(target, self._credentials, options=options, compression=compression)
         # Bytes in, bytes out: no message is built here.
-        self._calls = {signal: channel.unary_unary(method) for signal, method in METHODS.items()}
+        self._calls = {signal: channel.unary_unary(method) for signal, method in GRPC_METHODS.items()}
         self._channel = channel
 
     def _load_credentials(self) -> grpc.ChannelCredentials | None:

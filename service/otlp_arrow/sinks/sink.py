@@ -55,8 +55,9 @@ class DeliveryResult:
 class Sink(Protocol):
     """One remote. An async context manager; ``send`` may be called several times at once."""
 
-    takes_parts: bool
-    """Whether ``send`` takes OTLP batches in parts that are not joined."""
+    @property
+    def takes_parts(self) -> bool:
+        """Whether ``send`` takes batches in parts that are not joined: OTLP, or the messages of a ``DoPut``."""
 
     @property
     def encoding(self) -> Encoding:

@@ -70,7 +70,7 @@ class WalReader:
         self._wal, self._disk, self._tail = wal, disk, tail
         self.position = self.confirmed = self.stored = stored
         self._read_total = self._confirmed_total = _tally_up_to(disk, wal.files, self.signal, stored)
-        tail.note_position(self.name, self.signal, stored)
+        tail.note_position(self.name, self.signal, stored, self.unread_bytes)
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -94,7 +94,8 @@ class WalReader:
         return self._tail.wake_after(self.name, self.signal, self.position, wake)
 
     def fresh(self, max_bytes: int) -> Stretch | None:
-        """What follows ``position``, about ``max_bytes`` of it, if it is in memory; None if ``read`` must get it."""
+        """What follows ``position``, at most ``max_bytes`` of it but for one large frame, if it is in memory; None if
+        ``read`` must get it."""
         found = self._tail.after(self.signal, self.position, max_bytes)
         return None if found is None else Stretch(*found)
 
@@ -134,7 +135,7 @@ class WalReader:
         if stretch.end > self.position:
             self.position, self._read_total = stretch.end, stretch.total or total
             self._unconfirmed.append((stretch.end, self._read_total))
-            self._tail.note_position(self.name, self.signal, self.position)
+            self._tail.note_position(self.name, self.signal, self.position, self.unread_bytes)
         return frames, unreadable
 
     def _read_file(self, file: WalFile, position: int, limit: int) -> list[Frame]:
@@ -198,7 +199,7 @@ class WalReader:
         skipped = total.since(self._read_total)
         self.position, self._read_total = floor, total
         self._unconfirmed.append((floor, total))
-        self._tail.note_position(self.name, self.signal, floor)
+        self._tail.note_position(self.name, self.signal, floor, self.unread_bytes)
         return skipped
 
 

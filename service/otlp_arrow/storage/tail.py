@@ -79,8 +79,8 @@ class FreshTail:
             wake()
 
     def after(self, signal: Signal, position: int, max_bytes: int) -> tuple[list[Frame], int] | None:
-        """Frames of a signal above ``position``, about ``max_bytes`` of them, and the sequence up to which these are
-        all; None if they are not in memory any more."""
+        """Frames of a signal above ``position``, as many as ``max_bytes`` hold or one that is larger, and the sequence
+        up to which these are all; None if they are not in memory any more. With 0 the frames are not wanted."""
         with self._lock:
             if position < self._complete_above[signal]:
                 return None
@@ -89,8 +89,8 @@ class FreshTail:
             entries = self._entries[signal]
             complete_to = max(position, self._newest)
             for sequence, entry in islice(entries, bisect_right(entries, position, key=_sequence), None):
-                if size >= max_bytes:
-                    complete_to = found[-1][0]
+                if size + len(entry.payload) > max_bytes and (found or not max_bytes):
+                    complete_to = found[-1][0] if found else position
                     break
                 found.append((sequence, entry))
                 size += len(entry.payload)
@@ -98,14 +98,14 @@ class FreshTail:
             Frame(sequence, e.signal, e.encoding, e.rows, e.received_ns, joined(e.payload)) for sequence, e in found
         ], complete_to
 
-    def note_position(self, name: str, signal: Signal, position: int) -> None:
-        """A reader has every frame of a signal up to ``position``; what all have is dropped."""
+    def note_position(self, name: str, signal: Signal, position: int, behind_bytes: int = 0) -> None:
+        """A reader has every frame of a signal up to ``position``, and ``behind_bytes`` are before it; what all have
+        is dropped. One that fell out of memory reads along again when it has come near."""
         with self._lock:
-            self._positions[signal][name] = position
-            passed = min(self._positions[signal].values())
-            entries = self._entries[signal]
-            while entries and entries[0][0] <= passed:
-                self._drop(signal)
+            positions = self._positions[signal]
+            if name in positions or behind_bytes <= self._max_bytes // 2:
+                positions[name] = position
+            self._drop_passed(signal)
 
     def wake_after(self, name: str, signal: Signal, position: int, wake: Callable[[], object]) -> bool:
         """Call ``wake`` once when there are frames of a signal above ``position``; False if there may be some already.
@@ -120,7 +120,20 @@ class FreshTail:
 
     def _drop_oldest(self) -> None:
         while self._held_bytes > self._max_bytes:
-            self._drop(min((s for s in Signal if self._entries[s]), key=lambda s: self._entries[s][0][0]))
+            signal = min((s for s in Signal if self._entries[s]), key=lambda s: self._entries[s][0][0])
+            self._drop(signal)
+            # Nothing is held for who has to read files anyway: memory that is not used again at once is cold, and
+            # a remote that is gone for hours would make every request dearer.
+            lost = self._complete_above[signal]
+            self._positions[signal] = {name: at for name, at in self._positions[signal].items() if at >= lost}
+            self._drop_passed(signal)
+
+    def _drop_passed(self, signal: Signal) -> None:
+        """Let go of what every reader has."""
+        entries = self._entries[signal]
+        passed = min(self._positions[signal].values(), default=self._newest)
+        while entries and entries[0][0] <= passed:
+            self._drop(signal)
 
     def _drop(self, signal: Signal) -> None:
         sequence, entry = self._entries[signal].popleft()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import weakref
 from typing import Any
 
 import polars as pl
@@ -19,9 +21,11 @@ from samples import samples
 from strategies import requests, rows
 
 
-def stream(signal: Signal, units: list[list[bytes]], *, forget: bool = False) -> tuple[bytes, list[pa.RecordBatch]]:
+def stream(
+    signal: Signal, units: list[list[bytes]], *, forget: bool = False, level: int | None = 1
+) -> tuple[bytes, list[pa.RecordBatch]]:
     """A stream with a unit for each list of requests, and the batches that should be in it."""
-    writer = StreamWriter(SCHEMAS[signal], 1)
+    writer = StreamWriter(SCHEMAS[signal], level)
     data = bytearray(writer.schema_message)
     expected = []
     builder = codec.new_builder(signal)
@@ -42,10 +46,11 @@ def messages(data: bytes, kind: Kind) -> list[Message]:
     return [each for each in walk(data) if isinstance(each, Message) and each.kind == kind]
 
 
+@pytest.mark.parametrize("level", [1, None], ids=["compressed", "plain"])
 @pytest.mark.parametrize("signal", list(Signal))
-def test_recorded_telemetry_reads_back_in_pyarrow_and_polars(signal: Signal) -> None:
+def test_recorded_telemetry_reads_back_in_pyarrow_and_polars(signal: Signal, level: int | None) -> None:
     payloads = [sample.payload for sample in samples() if sample.signal is signal]
-    data, expected = stream(signal, [payloads * 3, payloads[:1], [], payloads[::-1] * 2])
+    data, expected = stream(signal, [payloads * 3, payloads[:1], [], payloads[::-1] * 2], level=level)
     found = list(pa.ipc.open_stream(data))
     for batch, want in zip(found, expected, strict=True):
         batch.validate(full=True)
@@ -67,6 +72,30 @@ def test_any_rows_read_back(signal: Signal) -> None:
             assert rows(batch) == rows(want)
 
     check()
+
+
+def test_what_is_not_compressed_is_the_columns_memory_and_keeps_its_owner() -> None:
+    class Owner:
+        pass
+
+    payloads = [sample.payload for sample in samples() if sample.signal is Signal.TRACES]
+    builder = codec.new_builder(Signal.TRACES)
+    builder.append(payloads * 20)
+    memory = builder.memory()
+    assert memory is not None
+    owner = Owner()
+    held = weakref.ref(owner)
+    writer = StreamWriter(SCHEMAS[Signal.TRACES], None)
+    (*_, (_, body)) = writer.messages(dataclasses.replace(memory, owner=owner), {})
+    views = [part for part in body if isinstance(part, memoryview)]
+    shared = sum(map(len, views))
+    assert shared > 0.8 * sum(map(len, body)), "little is copied"
+    del owner, body, _
+    piece = views[0][10:20]
+    views.clear()
+    assert held() is not None
+    del piece
+    assert held() is None
 
 
 def test_dictionaries_are_written_again_only_where_they_have_changed() -> None:

@@ -210,6 +210,15 @@ async def test_frames_of_a_signal_that_nobody_wants_are_passed_over(tmp_path: Pa
         assert b.sink.calls == 0
 
 
+async def test_the_cursor_is_kept_while_requests_have_come_that_nobody_has_taken_yet(tmp_path: Path):
+    async with bench(tmp_path, Scripted(), linger_s=0.05) as b:
+        b.append(spans(1))
+        b.lane.keep_up()
+        assert b.reader.position == 0
+        await b.settled()
+        assert b.sent() == 1
+
+
 async def test_a_cancelled_forwarder_keeps_its_cursor_before_what_was_under_way(tmp_path: Path):
     sink = Scripted()
     async with bench(tmp_path, sink, max_batch_bytes=1) as b:
@@ -331,6 +340,35 @@ async def test_while_the_breaker_is_open_nothing_is_sent_and_then_one(tmp_path: 
         sink.hold.set()
         await b.settled()
         assert b.sent() == 4
+
+
+async def test_while_the_breaker_is_open_nothing_more_leaves_the_log(tmp_path: Path):
+    sink = Scripted(lambda n, batch: Transient("down"))
+    async with bench(tmp_path, sink, max_batch_bytes=1, breaker=BreakerSettings(2, 0.1)) as b:
+        b.append(spans(1))
+        await b.until(lambda: b.lane.delivery.breaker.state is State.OPEN)
+        b.append(*(spans(1) for _ in range(20)))
+        calls = sink.calls
+        await b.until(lambda: sink.calls >= calls + 2)
+        assert b.reader.position == 1, "the first one tries for all of them"
+        sink.answer = lambda n, batch: None
+        await b.settled()
+        assert b.sent() == 21
+
+
+async def test_when_all_that_was_under_way_is_given_up_the_next_one_tries(tmp_path: Path):
+    sink = Scripted(lambda n, batch: Transient("down"))
+    async with bench(tmp_path, sink, max_batch_bytes=1, wal_file_bytes=64, breaker=BreakerSettings(2, 0.3)) as b:
+        b.append(spans(1))
+        await b.until(lambda: b.lane.delivery.breaker.state is State.OPEN)
+        b.append(spans(1))
+        await b.until(lambda: len(b.lane.delivery._answered._waiters) == 2)  # the delivery, and who would take more
+        b.backlog.give_up(b.store.wal.files[0])
+        b.lane.keep_up()
+        sink.answer = lambda n, batch: None
+        await b.settled()
+        assert b.sent() == 1
+        assert b.meter.value(m.EXPORTER_GIVEN_UP, "there", "traces", "backlog") == 1
 
 
 async def test_a_remote_that_asks_for_a_pause_gets_it_from_every_sender(tmp_path: Path):

@@ -184,19 +184,47 @@ def log_totals(rows: int, nbytes: int) -> Tallies:
     return Tallies(logs=Tally(rows, nbytes))
 
 
-def test_memory_is_bounded_and_the_oldest_goes_first():
+def test_who_asks_the_fresh_tail_for_no_bytes_hears_how_far_nothing_is_there():
+    tail = FreshTail(0, NO_TALLIES)
+    tail.note_position("there", Signal.LOGS, 0)
+    tail.note_position("there", Signal.TRACES, 0)
+    tail.append(1, [Entry(Signal.LOGS, Encoding.OTLP, 1, 7, b"x")], NO_TALLIES)
+    assert tail.after(Signal.LOGS, 0, 0) == ([], 0)
+    assert tail.after(Signal.TRACES, 0, 0) == ([], 1)
+
+
+def test_memory_is_bounded_and_nothing_is_held_for_who_fell_out_until_it_has_come_near():
     tail = FreshTail(0, NO_TALLIES, max_bytes=100)
     tail.note_position("slow", Signal.LOGS, 0)
-    tail.append(1, entries(40, 40, 40, 40), log_totals(4, 160))
+    tail.append(1, entries(40, 40), log_totals(2, 80))
     assert tail.held_bytes == 80
+    tail.append(3, entries(40), log_totals(3, 120))
+    assert tail.held_bytes == 0, "it has to read files anyway"
     assert tail.after(Signal.LOGS, 0, BIG) is None
-    assert tail.after(Signal.LOGS, 1, BIG) is None
-    frames, end = tail.after(Signal.LOGS, 2, BIG) or ([], 0)
-    assert ([f.sequence for f in frames], end) == ([3, 4], 4)
-    tail.append(5, entries(1000), log_totals(5, 1160))
+    assert tail.after(Signal.LOGS, 2, BIG) is None
+    tail.note_position("slow", Signal.LOGS, 1, behind_bytes=80)
+    tail.append(4, entries(20), log_totals(4, 140))
+    assert tail.held_bytes == 0, "it is far behind"
+    tail.note_position("slow", Signal.LOGS, 3, behind_bytes=20)
+    tail.append(5, entries(30), log_totals(5, 170))
+    assert tail.after(Signal.LOGS, 3, BIG) is None
+    frames, end = tail.after(Signal.LOGS, 4, BIG) or ([], 0)
+    assert ([f.sequence for f in frames], end) == ([5], 5)
+
+
+def test_who_fell_out_of_memory_takes_nothing_from_who_did_not():
+    tail = FreshTail(0, NO_TALLIES, max_bytes=100)
+    tail.note_position("slow", Signal.LOGS, 0)
+    tail.note_position("quick", Signal.LOGS, 0)
+    tail.append(1, entries(40, 40), log_totals(2, 80))
+    tail.note_position("quick", Signal.LOGS, 1)
+    tail.append(3, entries(40), log_totals(3, 120))
+    frames, end = tail.after(Signal.LOGS, 1, BIG) or ([], 0)
+    assert ([f.sequence for f in frames], end) == ([2, 3], 3)
+    tail.append(4, entries(1000), log_totals(4, 1120))
     assert tail.held_bytes == 0
-    assert tail.after(Signal.LOGS, 4, BIG) is None
-    assert tail.after(Signal.LOGS, 5, BIG) == ([], 5)
+    assert tail.after(Signal.LOGS, 3, BIG) is None
+    assert tail.after(Signal.LOGS, 4, BIG) == ([], 4)
 
 
 def test_what_every_reader_has_is_not_held():
