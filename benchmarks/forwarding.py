@@ -45,7 +45,7 @@ WINDOW_S = 4.0
 LOOK_S = 0.1
 DRAIN_TIMEOUT_S = 60.0
 REST_S = 6.0
-GONE_BACKLOG_BYTES = 128 * 2**20
+GONE_BACKLOG_BYTES = 512 * 2**20  # below this, files of the log are smaller than without forwarding
 
 
 class Swallow(Server):

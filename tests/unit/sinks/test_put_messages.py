@@ -7,6 +7,7 @@ import pytest
 
 from otlp_arrow import codec
 from otlp_arrow.codec import BatchBuilder
+from otlp_arrow.codec.reference import ReferenceBuilder
 from otlp_arrow.model import Encoding, Parts, Signal
 from otlp_arrow.sinks import convert as converting
 from otlp_arrow.sinks.convert import Converted, convert
@@ -63,6 +64,15 @@ def test_more_than_a_put_takes_goes_out_as_columns(monkeypatch: pytest.MonkeyPat
     assert made.batch is not None
     assert made.batch.columns is not None
     assert made.batch.columns.num_rows == 50
+
+
+def test_without_the_kernel_rows_go_out_as_columns():
+    pool = Pool()
+    pool.builder = ReferenceBuilder(Signal.TRACES)
+    made = pool.convert(spans(4))
+    assert (made.rows, made.lent) == (4, False)
+    assert made.batch is not None
+    assert made.batch.columns is not None
 
 
 def test_batches_that_came_as_arrow_go_out_as_columns():
