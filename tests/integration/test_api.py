@@ -321,7 +321,7 @@ async def test_questions_beyond_the_bound_are_told_to_come_back(site: Site, monk
 
 
 async def test_a_target_that_is_not_there_is_an_error_and_not_a_hang(tmp_path: Path):
-    with SpanStore.open("http://127.0.0.1:9") as store, pytest.raises(QueryError, match="not reached"):
+    with SpanStore.open("http://127.0.0.1:9") as store, pytest.raises(QueryError, match="was not reached"):
         await store.run(store.query_spans, SpanQuery())
 
 
