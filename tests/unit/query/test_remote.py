@@ -96,5 +96,6 @@ def test_https_trusts_the_given_authority_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_port_where_nobody_listens_is_not_reached() -> None:
-    with SpanStore.open("http://localhost:9") as store, pytest.raises(QueryError, match=r"http://localhost:9 was not reached: \w"):
+    says = r"http://localhost:9 was not reached: \w"
+    with SpanStore.open("http://localhost:9") as store, pytest.raises(QueryError, match=says):
         list(store.read(Signal.TRACES))
