@@ -321,7 +321,7 @@ async def test_questions_beyond_the_bound_are_told_to_come_back(site: Site, monk
 
 
 async def test_a_target_that_is_not_there_is_an_error_and_not_a_hang(tmp_path: Path):
-    with SpanStore.open("http://127.0.0.1:9") as store, pytest.raises(QueryError, match="not reached"):
+    with SpanStore.open("http://127.0.0.1:9") as store, pytest.raises(QueryError, match="was not reached"):
         await store.run(store.query_spans, SpanQuery())
 
 
@@ -334,6 +334,22 @@ async def test_asking_on_the_collectors_own_loop_is_an_error_where_it_would_wait
 
 
 # -- the document ------------------------------------------------------------------------------------
+async def test_the_document_names_the_types_that_are_answered_and_no_other(site: Site):
+    trace_id = site.spans.known[0].trace_id
+    for path, methods in document(False)["paths"].items():
+        if "get" not in methods:
+            continue
+        formats = next((p["schema"]["enum"] for p in methods["get"]["parameters"] if p["name"] == "format"), ["json"])
+        answered = set()
+        for each in formats:
+            url = f"{site.url}/api/v1{path.format(trace_id=trace_id)}"
+            asked = {"format": each} if len(formats) > 1 else {}
+            async with site.session.get(url, params=asked | ({"name": "m"} if "series" in path else {})) as response:
+                assert response.status == 200, (path, each, await response.text())
+                answered.add(response.content_type)
+        assert answered == set(methods["get"]["responses"]["200"]["content"]), path
+
+
 async def test_the_document_names_every_route_and_every_parameter(site: Site):
     _, body, _ = await site.get("openapi.json")
     assert body == json.loads(json.dumps(document(False)))

@@ -87,7 +87,7 @@ class RemoteTarget:
         asked = [*to_parameters(query), ("follow", "true")]
         with (
             self._get(_PATHS[query.signal], asked, Budget(FOLLOW_SILENCE_S)) as reply,
-            _translated(),
+            _translated(self.url),
             pa.ipc.open_stream(pa.PythonFile(_Unread(reply), "r")) as reader,
         ):
             for batch in reader:
@@ -135,7 +135,7 @@ class RemoteTarget:
         if body is not None:
             headers["Content-Type"] = "application/json"
         request = urllib.request.Request(url, body, headers)
-        with _translated(), self._opener.open(request, timeout=max(0.1, budget.left_s)) as reply:
+        with _translated(self.url), self._opener.open(request, timeout=max(0.1, budget.left_s)) as reply:
             yield reply
 
 
@@ -160,7 +160,7 @@ class _Unread:
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _translated(url: str) -> Iterator[None]:
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -171,7 +171,8 @@ def _translated() -> Iterator[None]:
     except urllib.error.URLError as error:
         if isinstance(error.reason, TimeoutError):
             raise QueryTimeout(f"no answer in time: {error.reason}") from error
-        raise QueryError(f"not reached: {error.reason}") from error
+        why = getattr(error.reason, "strerror", None) or error.reason
+        raise QueryError(f"{url} was not reached: {why}") from error
     except (OSError, http.client.HTTPException, pa.ArrowException, ValueError) as error:
         if isinstance(error, QueryError):
             raise
@@ -179,18 +180,27 @@ def _translated() -> Iterator[None]:
 
 
 def _explained(error: urllib.error.HTTPError) -> QueryError:
+    if error.code in (504, 408):
+        return QueryTimeout(_detail(error) or error.reason)
+    if (detail := _detail(error)) is None:  # all that the API refuses it refuses with a problem document
+        base = error.url.partition("/api/v1/")[0]
+        return QueryError(
+            f"{base} answers {error.code} ({error.reason}) and is no collector's query API; that is at its admin port"
+        )
+    if error.code in (400, 404, 413, 422):
+        return BadQuery(detail)
+    return QueryError(f"{error.code}: {detail}")
+
+
+def _detail(error: urllib.error.HTTPError) -> str | None:
+    """What a problem document says (RFC 9457); None if it is none."""
     try:
+        if error.headers.get_content_type() != "application/problem+json":
+            return None
         problem = json.loads(error.read(64 * 1024))
-        detail = str(problem.get("detail") or problem.get("title"))
-    except (ValueError, AttributeError, OSError):
-        detail = error.reason
-    match error.code:
-        case 400 | 404 | 413 | 422:
-            return BadQuery(detail)
-        case 504 | 408:
-            return QueryTimeout(detail)
-        case _:
-            return QueryError(f"{error.code}: {detail}")
+        return str(problem.get("detail") or problem["title"])
+    except (ValueError, AttributeError, KeyError, TypeError, OSError):
+        return None
 
 
 def _table(data: bytes) -> pa.Table:

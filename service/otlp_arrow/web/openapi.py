@@ -93,9 +93,12 @@ _TABLE = {
         "truncated": {"type": "boolean"},
     },
 }
-_BINARY = {"type": "string", "format": "binary"}
-_TEXTS = {"application/x-ndjson": {"schema": {"type": "string"}}, "text/csv": {"schema": {"type": "string"}}}
-_ARROW = {"application/vnd.apache.arrow.stream": {"schema": _BINARY}}
+_CONTENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "jsonl": ("application/x-ndjson", {"type": "string"}),
+    "csv": ("text/csv", {"type": "string"}),
+    "arrow": ("application/vnd.apache.arrow.stream", {"type": "string", "format": "binary"}),
+}
+"""What else than JSON an answer is, by format."""
 
 
 def document_bytes(auth: bool) -> bytes:
@@ -177,7 +180,7 @@ def _get(operation: str, summary: str, names: list[str], schema: dict[str, Any])
             "operationId": operation,
             "summary": summary,
             "parameters": parameters,
-            "responses": _responses(schema),
+            "responses": _responses(schema, names),
         }
     }
 
@@ -221,10 +224,16 @@ def _object(member: str, required: bool = True) -> dict[str, Any]:
     return schema | {"required": [member]} if required else schema
 
 
-def _responses(schema: dict[str, Any]) -> dict[str, Any]:
-    content = {"application/json": {"schema": schema}, **_TEXTS, **_ARROW}
-    headers = {"X-Next-Cursor": {"schema": {"type": "string"}, "description": "`cursor` of the next page"}}
-    found: dict[str, Any] = {"200": {"description": "The answer", "content": content, "headers": headers}}
+def _responses(schema: dict[str, Any], names: list[str]) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema}}
+    formats = [each for name in names for each in _FORMATS.get(name, ())]
+    content |= {type_: {"schema": text} for name, (type_, text) in _CONTENT.items() if name in formats}
+    answer: dict[str, Any] = {"description": "The answer", "content": content}
+    if "cursor" in names:
+        answer["headers"] = {
+            "X-Next-Cursor": {"schema": {"type": "string"}, "description": "`cursor` of the next page"}
+        }
+    found: dict[str, Any] = {"200": answer}
     for status, meaning in (
         ("400", "The question is wrong"),
         ("401", "Credentials are needed"),
@@ -252,7 +261,9 @@ def _sql() -> dict[str, Any]:
             "max_rows": {"type": "integer", "minimum": 1, "maximum": 1_000_000},
         },
     }
-    responses = _responses(_TABLE)
+    responses = _responses(_TABLE, ["table_format"])
+    cut = {"schema": {"type": "string", "enum": ["true"]}, "description": "There were more rows than `max_rows`"}
+    responses["200"]["headers"] = {"X-Truncated": cut}
     responses["413"] = _problem("The statement is too large")
     responses["415"] = _problem("Not JSON")
     return {

@@ -22,6 +22,8 @@ def answering(status: int, body: bytes, certificates: Certificates | None = None
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
+            if body.startswith(b'{"'):
+                self.send_header("Content-Type", "application/problem+json; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -50,15 +52,23 @@ def answering(status: int, body: bytes, certificates: Certificates | None = None
         (400, b'{"detail": "limit is a number"}', BadQuery, "limit is a number"),
         (404, b'{"title": "Not there"}', BadQuery, "Not there"),
         (504, b'{"detail": "took too long"}', QueryTimeout, "took too long"),
-        (503, b"<html>busy</html>", QueryError, "503"),
+        (503, b'{"detail": "too many"}', QueryError, "503: too many"),
+        (503, b"<html>busy</html>", QueryError, r"http://localhost:\d+ answers 503 .* no collector's query API"),
+        (404, b"404: Not Found", QueryError, r"http://localhost:\d+ answers 404 .* admin port"),
+        (404, b"{}", QueryError, "answers 404"),
+        (404, b'{"": []}', QueryError, "answers 404"),
+        (400, b'{"broken', QueryError, "answers 400"),
+        (504, b"<html>slow</html>", QueryTimeout, "Gateway Timeout"),
         (200, b"<html>hello</html>", QueryError, "no Arrow stream"),
     ],
 )
 def test_what_a_url_answers_becomes_the_error_that_a_directory_would_raise(
     status: int, body: bytes, kind: type[Exception], says: str
 ) -> None:
-    with answering(status, body) as url, SpanStore.open(url) as store, pytest.raises(kind, match=says):
-        store.query_spans(SpanQuery())
+    with answering(status, body) as url, SpanStore.open(url) as store:
+        with pytest.raises(kind, match=says) as raised:
+            store.query_spans(SpanQuery())
+        assert type(raised.value) is kind
 
 
 def test_parameters_that_no_request_can_carry_are_refused() -> None:
@@ -86,5 +96,6 @@ def test_https_trusts_the_given_authority_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_port_where_nobody_listens_is_not_reached() -> None:
-    with SpanStore.open("http://localhost:9") as store, pytest.raises(QueryError, match="not reached"):
+    says = r"http://localhost:9 was not reached: \w"
+    with SpanStore.open("http://localhost:9") as store, pytest.raises(QueryError, match=says):
         list(store.read(Signal.TRACES))
