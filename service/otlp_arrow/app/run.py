@@ -26,7 +26,7 @@ from otlp_arrow.app.wiring import Collector, open_collector, require_a_door
 from otlp_arrow.codec import KERNEL_ERROR, kernel_available
 from otlp_arrow.model.errors import OtlpError
 from otlp_arrow.model.limits import EXIT_GRACE_S
-from otlp_arrow.pipeline.memory import release_unused_memory
+from otlp_arrow.pipeline.memory import keep_freed_memory, release_unused_memory
 from otlp_arrow.receivers import COMPILED_GRPC
 from otlp_arrow.storage.disk import Disk
 
@@ -44,6 +44,7 @@ def run_until_stopped(settings: Settings, ready: Ready | None = None, disk: Disk
         if ready is not None:
             ready(collector)
 
+    keep_freed_memory()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         try:
             runner.run(run(settings, ready=opened, disk=disk))

@@ -85,6 +85,13 @@ QUIET_S = 1.0
 """Memory of builders goes back to the system when nothing was written for this long. Under load a chunk is
 written several times a second."""
 
+HEAP_PIECE_BYTES = 32 * MIB
+"""Memory up to this size comes from the heap, where it may lie ready, and not fresh from the system: the most
+that glibc takes."""
+
+HEAP_KEPT_BYTES = 64 * MIB
+"""Free memory at the end of the heap goes back to the system beyond this: a few large requests' worth."""
+
 MAX_WAIT_FOR_WRITER_S = 1.0
 """How long a commit pauses for the writer; a chunk takes a tenth of that unless the disk is in trouble."""
 
