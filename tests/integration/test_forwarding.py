@@ -439,7 +439,9 @@ async def test_a_backlog_past_its_bound_loses_its_oldest_and_the_books_say_so(tm
     server = GrpcServer()
     await server.up()
     await server.down()
-    async with collector(tmp_path, to(server, max_backlog_bytes=bound), max_batch_rows=50) as running:
+    # One request in memory must not hold what the bound lets go: it would be sent all the same.
+    remote = to(server, max_backlog_bytes=bound, max_batch_bytes=bound // 16)
+    async with collector(tmp_path, remote, max_batch_rows=50) as running:
         payloads = [spans(50, pad=500) for _ in range(100)]
         worst = 0
         for payload in payloads:
