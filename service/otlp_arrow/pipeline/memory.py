@@ -3,7 +3,7 @@
 Requests are freed in an order that leaves holes: after a burst of 230 KB requests glibc kept 150 MB that
 nobody used, and Arrow's pool some more. While there is a burst, though, glibc gives back what the next request
 takes at once: pages faulted in again were half of what a gateway spent on sending on, as OTLP, what came as batches of
-3 MiB (1.3 of 2.5 µs a span), and a tenth of what storing a span costs.
+3 MiB (1.3 of 2.5 µs a span).
 """
 
 from __future__ import annotations
