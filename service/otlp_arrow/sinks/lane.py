@@ -225,6 +225,7 @@ class Lane:
     async def _deliver(self, parcel: Parcel) -> None:
         await self.delivery.settle(parcel)
         self._parcels.discard(parcel)
+        self.delivery.stir()  # refusals are written aside after the answer; who waits for the last parcel would wait on
         self._advance()
         self._confirmed_bytes += parcel.nbytes
         if self._confirmed_bytes > CURSOR_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -369,6 +370,36 @@ async def test_when_all_that_was_under_way_is_given_up_the_next_one_tries(tmp_pa
         await b.settled()
         assert b.sent() == 1
         assert b.meter.value(m.EXPORTER_GIVEN_UP, "there", "traces", "backlog") == 1
+
+
+async def test_when_the_last_that_was_under_way_ends_while_the_breaker_is_open_the_next_one_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    may_write, keep = threading.Event(), RefusedItems.keep
+
+    def keep_later(self: RefusedItems, *what: Any) -> int:
+        assert may_write.wait(10)
+        return keep(self, *what)
+
+    monkeypatch.setattr(RefusedItems, "keep", keep_later)
+    sink = Scripted(lambda n, batch: Transient("down") if n == 1 else Permanent("no") if n == 2 else None)
+    sink.hold.clear()
+    async with bench(tmp_path, sink, max_batch_bytes=1, wal_file_bytes=64, breaker=BreakerSettings(1, 30)) as b:
+        waiting = b.lane.delivery
+        b.append(spans(1))
+        b.append(spans(1))
+        await b.until(lambda: sink.under_way == 2)
+        sink.hold.set()
+        await b.until(lambda: b.failed() == 1)  # the second is refused, and being written aside
+        b.append(spans(1))
+        await b.until(lambda: len(waiting._answered._waiters) == 2)  # the first delivery, and who would take more
+        b.backlog.give_up(b.store.wal.files[0])
+        b.lane.keep_up()
+        await b.until(lambda: len(waiting._answered._waiters) == 1)
+        waiting.breaker._open_until = 0.0
+        may_write.set()
+        await b.settled()
+        assert (b.sent(), b.failed()) == (1, 1)
 
 
 async def test_a_remote_that_asks_for_a_pause_gets_it_from_every_sender(tmp_path: Path):
