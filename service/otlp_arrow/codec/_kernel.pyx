@@ -152,6 +152,32 @@ def copy_out(target, at: int, source) -> None:
         PyBuffer_Release(&to)
 
 
+def address_of(data) -> int:
+    """Where contiguous bytes lie in memory."""
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    address = <uintptr_t>view.buf
+    PyBuffer_Release(&view)
+    return address
+
+
+def is_record_batch(bytes header) -> bool:
+    """Whether this is the flatbuffer of a record batch's message, as far as its first fields say."""
+    cdef Flat flat
+    cdef FlatTable message
+    cdef size_t field
+    cdef uint32_t root
+    flat.data = <Position>PyBytes_AS_STRING(header)
+    flat.size = <size_t>PyBytes_GET_SIZE(header)
+    return (
+        flat32(&flat, 0, &root)
+        and flat_table(&flat, root, &message)
+        and flat_field(&flat, &message, MESSAGE_HEADER_TYPE, 1, &field)
+        and field != 0
+        and flat.data[field] == HEADER_BATCH
+    )
+
+
 def memory_bytes(address: int, size: int) -> bytes:
     """A copy of the ``size`` bytes at ``address``."""
     return PyBytes_FromStringAndSize(<const char*><uintptr_t>address, size)

@@ -31,7 +31,7 @@ END_OF_STREAM = _CONTINUATION + bytes(4)
 
 # Slots in the tables' vtables.
 _HEADER_TYPE, _HEADER, _BODY_LENGTH = 1, 2, 3
-_NODES, _BUFFERS, _COMPRESSION = 1, 2, 3
+_ROWS, _NODES, _BUFFERS, _COMPRESSION, _VARIADIC_COUNTS = range(5)
 _DICTIONARY_ID, _DICTIONARY_DATA, _IS_DELTA = 0, 1, 2
 _SCHEMA_FIELDS, _FIELD_DICTIONARY, _FIELD_CHILDREN, _ENCODING_ID = 1, 4, 5, 0
 
@@ -60,6 +60,15 @@ class Claim:
     compressed: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """``nodes``: rows and nulls of each array, ``buffers``: where each lies and its bytes; both flat."""
+
+    rows: int
+    nodes: tuple[int, ...]
+    buffers: tuple[int, ...]
+
+
 def inspect(header: Buffer, body: Buffer, max_bytes: int) -> Claim:
     """What the message of ``header`` (a flatbuffer ``Message``) and ``body`` claims.
 
@@ -71,9 +80,10 @@ def inspect(header: Buffer, body: Buffer, max_bytes: int) -> Claim:
         raise Rejected(f"an Arrow message is damaged: {error}") from error
 
 
-def encapsulated(header: Buffer, body: Buffer) -> tuple[bytes, bytes, Buffer]:
-    """The parts of the message as a stream has them: prefix, padded header, body."""
-    padding = -len(header) % 8
+def encapsulated(header: Buffer, body: Buffer, block: int = 8, before: int = 0) -> tuple[bytes, bytes, Buffer]:
+    """The parts of the message as a stream has them: prefix, padded header, body, which begins at a multiple of
+    ``block`` if ``before`` bytes come before them. Both are multiples of 8."""
+    padding = -(before + 8 + len(header)) % block
     return _CONTINUATION + struct.pack("<i", len(header) + padding), bytes(header) + bytes(padding), body
 
 
@@ -129,11 +139,29 @@ def harmless_schema(header: Buffer) -> bytes:
     return bytes(header).replace(_EXTENSION_KEY, _EXTENSION_KEY.lower())
 
 
-def kind_of(header: Buffer) -> Kind | None:
-    """The kind of a message, None if it is no message."""
+def layout(header: Buffer, kind: Kind, body_bytes: int) -> Layout | None:
+    """Where the arrays of a record batch, or of a dictionary's, lie; None if it is of another kind, compressed, a
+    delta, not made for such a body, or damaged. Places are not held against the body."""
+    data = bytes(header)
     try:
-        data = bytes(header)
-        return Kind(data[_slot(data, int(struct.unpack_from("<I", data, 0)[0]), _HEADER_TYPE)])
+        message = int(struct.unpack_from("<I", data, 0)[0])
+        if data[_slot(data, message, _HEADER_TYPE)] != kind:
+            return None
+        if struct.unpack_from("<q", data, _slot(data, message, _BODY_LENGTH) or len(data))[0] != body_bytes:
+            return None
+        table = _follow(data, _slot(data, message, _HEADER))
+        if kind is Kind.DICTIONARY:
+            is_delta = _slot(data, table, _IS_DELTA)
+            if is_delta and data[is_delta]:
+                return None
+            table = _follow(data, _slot(data, table, _DICTIONARY_DATA))
+        if _slot(data, table, _COMPRESSION) or _slot(data, table, _VARIADIC_COUNTS):
+            return None
+        rows_at = _slot(data, table, _ROWS)
+        rows = int(struct.unpack_from("<q", data, rows_at)[0]) if rows_at else 0
+        if rows < 0:
+            return None
+        return Layout(rows, _pairs(data, table, _NODES), _pairs(data, table, _BUFFERS))
     except (struct.error, IndexError, ValueError):
         return None
 

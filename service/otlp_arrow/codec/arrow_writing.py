@@ -153,6 +153,14 @@ def _visit(type_: pa.DataType, path: str, arrays: list[_Array], dictionaries: li
         arrays.append(_Array(path, offsets=pa.types.is_string(type_) or pa.types.is_binary(type_)))
 
 
+def plain_header(
+    rows: int, nodes: Sequence[int], places: Sequence[int], body_bytes: int, dictionary: int | None = None
+) -> bytes:
+    """The flatbuffer of a record batch that is not compressed, or of that dictionary's. ``nodes``: rows and nulls of
+    each array; ``places``: where each buffer lies, and its bytes."""
+    return _header(_PLAIN_HEAD, rows, nodes, places, body_bytes, {}, dictionary)
+
+
 # -- the flatbuffer of a message -------------------------------------------------------------------
 #
 # Tables lie at fixed places, each behind its vtable (size of the vtable, size of the table, then where each field

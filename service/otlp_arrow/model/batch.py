@@ -23,14 +23,17 @@ class Encoding(enum.Enum):
 
 
 class Parts:
-    """A payload that lies in several pieces of memory: written one after the other, joined only for who needs it whole.
+    """A payload that lies in several pieces of memory: written one after the other, joined only for who needs it
+    whole.
 
-    Nobody changes the memory while this is held. ``len`` is in bytes.
+    Nobody changes the memory while this is held. ``len`` is in bytes. ``page_at``: the byte of it that lies where a
+    page of memory begins, in a part that is worth being written from there; None if there is none.
     """
 
-    __slots__ = ("_length", "parts")
+    __slots__ = ("_length", "page_at", "parts")
 
-    def __init__(self, parts: Iterable[bytes | memoryview]) -> None:
+    def __init__(self, parts: Iterable[bytes | memoryview], page_at: int | None = None) -> None:
+        self.page_at = page_at
         # ``len`` of a view counts items: make them bytes.
         self.parts = tuple(part if type(part) is bytes else memoryview(part).cast("B") for part in parts)
         self._length = sum(map(len, self.parts))

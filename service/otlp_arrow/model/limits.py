@@ -47,6 +47,13 @@ DIRECT_WRITE_BYTES = MIB
 """One write past the page cache: what is copied into an aligned buffer at a time. Half of it and twice of it cost
 more CPU a byte (decisions/0010)."""
 
+IN_PLACE_BYTES = 64 * KIB
+"""A piece of a request from this size on is written to the log from where it lies, if it lies at a page; below, copying
+it costs less than a piece more in the write."""
+
+FRAME_HEAD_BYTES = 40
+"""What stands before the payload of a frame of the log."""
+
 MAX_FRAME_BYTES = GIB
 """A frame that claims more is corrupt; checked before allocating."""
 

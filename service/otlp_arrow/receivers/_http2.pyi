@@ -17,6 +17,7 @@ class Stream:
     begun: bool
     ended: bool
     tell_drained: bool
+    page_at: int
     waiting_bytes: int
     context: Any
     @property
@@ -30,9 +31,11 @@ class Owner(Protocol):
 
 class StreamsOwner(Owner, Protocol):
     def expect(self, stream: Stream, nbytes: int) -> None: ...
-    def message(self, stream: Stream, message: bytes, compressed: bool) -> None: ...
+    def message(self, stream: Stream, message: bytes | memoryview, compressed: bool) -> None: ...
     def finished(self, stream: Stream) -> None: ...
     def drained(self, stream: Stream) -> None: ...
+
+def flight_data(message: bytes | memoryview) -> tuple[bytes, memoryview, bytes | None]: ...
 
 class HeaderDecoder:
     max_list_bytes: int
@@ -45,6 +48,7 @@ class Connection:
     last_stream_id: int
     incomplete_bytes: int
     requests: int
+    large_messages: bool
     refusing: bool
     nuisance: int
     large: list[bytes | memoryview]

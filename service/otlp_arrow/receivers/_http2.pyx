@@ -18,7 +18,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, _PyByte
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy
 
 cdef enum:  # frame types
@@ -66,6 +66,8 @@ cdef enum:
     STREAM_CAPACITY = 1 << 21  # the same in a call of many messages, where each of half a megabyte would grow
     DIRECT_BYTES = 1 << 14  # less than this is read with what follows it
     WHOLE_BYTES = 1 << 12  # an answer's piece of this size goes out as it is, a smaller one with its neighbours
+    LAID_OUT_BYTES = 1 << 16  # a message from this size on is laid out as its owner wishes
+    PAGE_BYTES = 4096
     CACHED_BLOCKS = 16
 
 cdef extern from "Python.h":
@@ -445,8 +447,9 @@ cdef class Stream:
     cdef readonly bint ended  # nothing more goes out: answered, refused or reset
     cdef public bint tell_drained  # the owner hears ``drained`` once nothing waits for the peer's windows
     cdef public object context  # the owner's
-    cdef PyObject* body  # bytes of ``capacity``, of which ``filled`` have come
-    cdef Py_ssize_t length, capacity, filled
+    cdef public Py_ssize_t page_at  # this byte of a large message shall begin a page of memory; -1: none need
+    cdef PyObject* body  # bytes: ``start`` that are of no use, then room for ``capacity``, of which ``filled`` have come
+    cdef Py_ssize_t length, start, capacity, filled
     cdef uint8_t prefix[5]
     cdef int prefix_filled
     cdef bint remote_ended, deaf
@@ -457,6 +460,9 @@ cdef class Stream:
     cdef readonly Py_ssize_t waiting_bytes
     cdef bytes trailers  # what follows it; None while the stream goes on
     cdef bint ending
+
+    def __cinit__(self):
+        self.page_at = -1
 
     def __dealloc__(self):
         Py_XDECREF(self.body)
@@ -483,6 +489,7 @@ cdef class Connection:
     cdef readonly uint32_t last_stream_id
     cdef readonly Py_ssize_t incomplete_bytes  # of messages that have not come whole
     cdef readonly Py_ssize_t requests
+    cdef readonly bint large_messages  # the last one of a call of many was large
     cdef readonly bint refusing  # the last GOAWAY is out
     cdef public Py_ssize_t nuisance
     cdef Py_ssize_t max_message_bytes, max_streams, max_nuisance, max_frame_bytes, max_block_bytes
@@ -605,7 +612,7 @@ cdef class Connection:
         if n < DIRECT_BYTES:
             return None
         self._grow(stream, n)
-        return PyMemoryView_FromMemory(PyBytes_AS_STRING(<object>stream.body) + stream.filled, n, PyBUF_WRITE)
+        return PyMemoryView_FromMemory(_end_of(stream), n, PyBUF_WRITE)
 
     def accept_offered(self, Py_ssize_t n):
         """Take in what was read into the last offer."""
@@ -867,12 +874,11 @@ cdef class Connection:
                     self.owner.expect(stream, stream.length)
                     if stream.deaf:
                         return 0
-                stream.capacity = min(stream.length, STREAM_CAPACITY if stream.streaming else FIRST_CAPACITY)
-                stream.body = _new_body(stream.capacity)
+                _new_body(stream)
             elif stream.filled < stream.length:
                 some = min(stream.length - stream.filled, n)
                 self._grow(stream, some)
-                memcpy(PyBytes_AS_STRING(<object>stream.body) + stream.filled, p, some)
+                memcpy(_end_of(stream), p, some)
                 stream.filled += some
                 self.incomplete_bytes += some
                 p += some
@@ -889,13 +895,17 @@ cdef class Connection:
         """Memory for so many more bytes of a message."""
         if stream.filled + more > stream.capacity:
             stream.capacity = min(stream.length, max(4 * stream.capacity, stream.filled + more))
-            _PyBytes_Resize(&stream.body, stream.capacity)
+            _PyBytes_Resize(&stream.body, stream.start + stream.capacity)
         return 0
 
     cdef int _hand_over(self, Stream stream) except -1:
         """A message of a call that streams is whole."""
-        cdef bytes message = self._whole(stream)
+        cdef Py_ssize_t start = stream.start
+        cdef object message = self._whole(stream)
+        if start:
+            message = memoryview(message)[start:start + stream.length]
         stream.prefix_filled = 0
+        self.large_messages = len(message) >= LAID_OUT_BYTES
         stream.held += len(message)
         self.held += len(message)
         self.nuisance = max(0, self.nuisance - 2)
@@ -1219,11 +1229,79 @@ cdef class Connection:
         return 0
 
 
-cdef PyObject* _new_body(Py_ssize_t nbytes) except NULL:
-    cdef bytes body = PyBytes_FromStringAndSize(NULL, nbytes)
-    return _own(body)
+cdef int _new_body(Stream stream) except -1:
+    """Memory for a message, or for its beginning. Where it is to lie at a page, and has all its room from the start, some
+    bytes are left free before it."""
+    cdef Py_ssize_t n = min(stream.length, STREAM_CAPACITY if stream.streaming else FIRST_CAPACITY)
+    cdef bint laid_out = stream.page_at >= 0 and LAID_OUT_BYTES <= n == stream.length and not stream.compressed
+    cdef bytes body = PyBytes_FromStringAndSize(NULL, n + PAGE_BYTES if laid_out else n)
+    stream.capacity = n
+    stream.start = 0
+    if laid_out:  # at least one: a message that begins where its memory does needs no view
+        stream.start = PAGE_BYTES - (<uintptr_t>PyBytes_AS_STRING(body) + stream.page_at) % PAGE_BYTES
+    stream.body = _own(body)
+    return 0
+
+
+cdef inline char* _end_of(Stream stream):
+    """Where the next byte of a message goes."""
+    return PyBytes_AS_STRING(<object>stream.body) + stream.start + stream.filled
 
 
 cdef PyObject* _own(object value):
     Py_INCREF(value)
     return <PyObject*>value
+
+
+# -- Arrow Flight ----------------------------------------------------------------------------------------
+cdef inline bint _varint(const uint8_t** at, const uint8_t* end, uint64_t* value) noexcept:
+    cdef const uint8_t* p = at[0]
+    cdef int shift = 0
+    value[0] = 0
+    while p < end and shift < 64:
+        value[0] |= <uint64_t>(p[0] & 0x7F) << shift
+        if p[0] < 0x80:
+            at[0] = p + 1
+            return True
+        p += 1
+        shift += 7
+    return False
+
+
+def flight_data(message) -> tuple:
+    """Header, body, which is not copied, and descriptor (None if there is none) of a ``FlightData``. Raises ``ValueError``."""
+    cdef const uint8_t[::1] view = message
+    cdef Py_ssize_t size = view.shape[0], from_body = 0, body_bytes = 0
+    cdef const uint8_t* start = &view[0] if size else NULL
+    cdef const uint8_t* p = start
+    cdef const uint8_t* end = start + size
+    cdef uint64_t tag, length
+    cdef bytes header = b""
+    cdef bytes descriptor = None
+    while p < end:
+        if not _varint(&p, end, &tag):
+            raise ValueError("a number without end")
+        if tag & 7 == 0:
+            if not _varint(&p, end, &length):
+                raise ValueError("a number without end")
+            continue
+        if tag & 7 == 1:
+            length = 8
+        elif tag & 7 == 5:
+            length = 4
+        elif tag & 7 != 2:
+            raise ValueError(f"wire type {tag & 7}")
+        elif not _varint(&p, end, &length):
+            raise ValueError("a number without end")
+        if length > <uint64_t>(end - p):
+            raise ValueError("it ends early")
+        if tag & 7 == 2:
+            if tag >> 3 == 1:
+                descriptor = PyBytes_FromStringAndSize(<const char*>p, length)
+            elif tag >> 3 == 2:
+                header = PyBytes_FromStringAndSize(<const char*>p, length)
+            elif tag >> 3 == 1000:
+                from_body = p - start
+                body_bytes = length
+        p += length
+    return header, memoryview(message)[from_body:from_body + body_bytes], descriptor

@@ -141,7 +141,7 @@ class _Connection(DoorConnection):
         except Exception as error:
             stream.context.put.refuse(error)
 
-    def message(self, stream: Stream, message: bytes, compressed: bool) -> None:
+    def message(self, stream: Stream, message: bytes | memoryview, compressed: bool) -> None:
         """One more message of a put."""
         stream.context.put.message(message, compressed)
 
@@ -213,6 +213,9 @@ class _PutCall:
 
     def consumed(self, nbytes: int) -> None:
         self._connection._http2.consumed(self._stream, nbytes)
+
+    def lay_out(self, page_at: int) -> None:
+        self._stream.page_at = page_at
 
     def ignore(self) -> None:
         self._connection._http2.ignore(self._stream)

@@ -176,6 +176,9 @@ class _PutCall:
     def consumed(self, nbytes: int) -> None:
         self._consumed.set()
 
+    def lay_out(self, page_at: int) -> None:
+        """gRPC's library decides where messages lie."""
+
     def ignore(self) -> None:
         """What still comes in is left to the library, which drops it at the end."""
 

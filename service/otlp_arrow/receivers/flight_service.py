@@ -80,6 +80,9 @@ class PutCall(Protocol):
     def consumed(self, nbytes: int) -> None:
         """So many bytes of messages are taken care of: the client may send as many again."""
 
+    def lay_out(self, page_at: int) -> None:
+        """This byte of the messages to come had best lie where a page of memory begins."""
+
     def ignore(self) -> None:
         """Whatever still comes in is of no use."""
 
@@ -184,7 +187,7 @@ class _Message:
 
     __slots__ = ("compressed", "content", "ticket")
 
-    def __init__(self, content: bytes, ticket: Ticket, compressed: bool) -> None:
+    def __init__(self, content: bytes | memoryview, ticket: Ticket, compressed: bool) -> None:
         self.content = content
         self.ticket = ticket
         self.compressed = compressed
@@ -228,7 +231,7 @@ class Put:
         service.in_flight.__enter__()
 
     # -- what comes in ---------------------------------------------------------------------------------
-    def message(self, content: bytes, compressed: bool = False) -> None:
+    def message(self, content: bytes | memoryview, compressed: bool = False) -> None:
         """One more ``FlightData``."""
         if self._heard_all:
             return
@@ -293,6 +296,7 @@ class Put:
             if stream is None:
                 self._open(data)
             elif data.header:  # else: application metadata without data
+                self._call.lay_out(data.body_at)
                 self._accept(message, stream.take(data.header, data.body))
         except Exception as error:
             self._fail(error)
@@ -307,7 +311,7 @@ class Put:
             message.ticket.release()
             reservation = Reservation(self._service.intake, len(content))
             message.ticket = reservation.ticket
-            content = await self._call.inflated(content, reservation)
+            content = await self._call.inflated(bytes(content), reservation)
         data = wire.read_data(content)
         if self._stream is None:
             self._open(data)
@@ -339,13 +343,12 @@ class Put:
         if batch is None:
             self._hold_dictionaries()
             return
-        if batch.columns is not None:
-            if not batch.columns.num_rows:
-                self._under_way.append(Receipt(0))
-                return
-            more = len(batch.payload) - len(message.content)
-            if more > 0:
-                message.ticket.grow(more)
+        if batch.columns is not None and not batch.columns.num_rows:
+            self._under_way.append(Receipt(0))
+            return
+        more = len(batch.payload) - len(message.content)
+        if more > (0 if batch.columns is not None else MESSAGE_OVERHEAD_BYTES):  # cast, or with columns put to it
+            message.ticket.grow(more)
         ticket, message.ticket = message.ticket, _GIVEN
         future = self._service.intake.submit(batch, ticket)
         self._under_way.append(future)

@@ -16,21 +16,31 @@ Format: https://arrow.apache.org/docs/format/Flight.html#protocol-buffer-definit
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from otlp_arrow.model import Rejected
 from otlp_arrow.receivers.protobuf_fields import BYTES, fields, last_bytes
+
+flight_data: Callable[[bytes | memoryview], tuple[bytes, memoryview, bytes | None]] | None
+try:
+    from otlp_arrow.receivers._http2 import flight_data
+except ImportError:  # pragma: no cover - only where nothing was compiled
+    flight_data = None
 
 _PATH = 1
 _NO_BYTES = memoryview(b"")
 
 
 class Data(NamedTuple):
-    """One ``FlightData``. ``header`` is the flatbuffer of an Arrow IPC message, ``body`` its buffers."""
+    """One ``FlightData``. ``header`` is the flatbuffer of an Arrow IPC message, ``body`` its buffers, ``body_at`` where
+    they begin if, as usual, nothing follows them."""
 
     header: bytes = b""
     body: memoryview = _NO_BYTES
     descriptor: bytes | None = None
+    body_at: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +54,17 @@ class Descriptor:
 # -- reading -------------------------------------------------------------------------------------
 
 
-def read_data(message: bytes) -> Data:
+def read_data(message: bytes | memoryview) -> Data:
     """Raises ``Rejected``."""
+    try:
+        header, body, descriptor = (flight_data or plain_flight_data)(message)
+    except ValueError as error:
+        raise Rejected(f"a message is damaged: {error}") from error
+    return Data(header, body, descriptor, len(message) - len(body))
+
+
+def plain_flight_data(message: bytes | memoryview) -> tuple[bytes, memoryview, bytes | None]:
+    """As the compiled ``flight_data``: header, body and descriptor. Raises ``Rejected``."""
     header, body, descriptor = b"", _NO_BYTES, None
     for number, value in fields(message):
         if isinstance(value, int):
@@ -56,7 +75,7 @@ def read_data(message: bytes) -> Data:
             header = bytes(value)
         elif number == 1000:
             body = value
-    return Data(header, body, descriptor)
+    return header, body, descriptor
 
 
 def read_descriptor(message: bytes) -> Descriptor:

@@ -39,6 +39,7 @@ from otlp_arrow.receivers.tls import ServerTls
 log = structlog.get_logger(__name__)
 
 _RECEIVE_BYTES = 256 * limits.KIB  # one read; all connections share the buffer, as each read is used up at once
+_HEAD_BYTES = 16 * limits.KIB  # where large messages follow one another: what is read beside their memory is copied
 _TICK_S = limits.GRPC_KEEPALIVE_S / 4
 _QUIET_TICKS = 4
 _DEAD_TICKS = 6
@@ -65,6 +66,7 @@ class Door:
         self.in_flight = InFlight()
         self.buffer = bytearray(_RECEIVE_BYTES)
         self.view = memoryview(self.buffer)
+        self.head_view = self.view[:_HEAD_BYTES]
         self.connections: set[DoorConnection] = set()
         self.incomplete_bytes = 0
         self.hints = misdirected.Hints()
@@ -186,10 +188,11 @@ class DoorConnection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        offered = self._http2.offer() if self._door.reads_in_place else None
+        door = self._door
+        offered = self._http2.offer() if door.reads_in_place else None
         if offered is None:
             self._offered = False
-            return self._door.view
+            return door.head_view if door.reads_in_place and self._http2.large_messages else door.view
         self._offered = True
         return offered
 

@@ -9,7 +9,7 @@ from otlp_arrow.model import Rejected
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
-def fields(message: bytes) -> Iterator[tuple[int, memoryview | int]]:
+def fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview | int]]:
     """Number and value of each field. Raises ``Rejected``."""
     view = memoryview(message)
     at = 0

@@ -16,16 +16,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES, DIRECT_WRITE_BYTES
+from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES, DIRECT_WRITE_BYTES, IN_PLACE_BYTES
 
 copy_out: Callable[[Any, int, Any], None]
+address_of: Callable[[Any], int]
 
 try:
-    from otlp_arrow.codec._kernel import copy_out  # large ones without the GIL
+    from otlp_arrow.codec._kernel import address_of, copy_out  # large copies without the GIL
 except ImportError:  # pragma: no cover - only where no kernel was built
 
     def copy_out(target: Any, at: int, source: Any) -> None:
         target[at : at + len(source)] = source
+
+    def address_of(_data: Any) -> int:
+        return 1  # nowhere that anything could be written from
 
 
 log = logging.getLogger(__name__)
@@ -106,8 +110,9 @@ class Disk(Protocol):
 class SystemFile:
     """A file of the operating system.
 
-    Written directly, its appends go through an aligned buffer of its own. A system that refuses to write so, be it in
-    the middle of an append, is asked to write the same through the page cache: who reads cannot tell the difference.
+    Written directly, its appends go through an aligned buffer of its own, but for large ones that lie at a page and go
+    to a whole block: those are written from where they are. A system that refuses to write so, be it in the middle of
+    an append, is asked to write the same through the page cache: who reads cannot tell the difference.
     """
 
     def __init__(self, path: Path, descriptor: int, size: int, *, direct: bool = False) -> None:
@@ -128,23 +133,23 @@ class SystemFile:
         with self._aligned_lock:
             if self._aligned is None:  # pages come as they are used: a lone small request takes one
                 self._aligned = mmap.mmap(-1, DIRECT_WRITE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-            with memoryview(self._aligned) as view:
-                for size in _filled(self._aligned, buffers):
-                    self._write_aligned(view[:size])
-                    written += size
+            for run in _runs(self._aligned, buffers):
+                written += self._write_aligned(run)
         return written
 
-    def _write_aligned(self, data: memoryview) -> None:
+    def _write_aligned(self, run: list[Buffer]) -> int:
+        wanted = sum(map(len, run))
         done = 0
-        while done < len(data):
+        while done < wanted:
             try:
-                done += os.write(self._descriptor, data[done:])
+                done += os.writev(self._descriptor, _skip(run, done))
             except OSError as error:
                 if error.errno != errno.EINVAL or self.block_bytes == 1:
                     raise
                 log.info("%s is written through the page cache: %s", self.path.name, error)
                 _set_direct(self._descriptor, False)
                 self.block_bytes = 1
+        return wanted
 
     def relax(self) -> None:
         with self._aligned_lock:
@@ -251,25 +256,44 @@ def _set_direct(descriptor: int, direct: bool) -> bool:
     return True
 
 
-def _filled(aligned: mmap.mmap, buffers: Sequence[Buffer]) -> Iterator[int]:
-    """Fill ``aligned`` with the bytes of the buffers, in order, time and again; how many bytes it holds each time."""
-    at = 0
+def _runs(aligned: mmap.mmap, buffers: Sequence[Buffer]) -> Iterator[list[Buffer]]:
+    """What to write in one call after the other: pieces of ``aligned``, filled with the bytes of the buffers, and parts
+    of those that need not be copied. All are whole blocks if the buffers are, together."""
+    run: list[Buffer] = []
+    begun = at = 0  # what is filled, and not in the run yet
+    view = memoryview(aligned)
     for buffer in buffers:
         size = len(buffer)
+        if size >= IN_PLACE_BYTES and at % DIRECT_BLOCK_BYTES == 0 and address_of(buffer) % DIRECT_BLOCK_BYTES == 0:
+            whole = memoryview(buffer)
+            in_place = size - size % DIRECT_BLOCK_BYTES
+            if at > begun:
+                run.append(view[begun:at])
+                begun = at
+            run.append(whole[:in_place])
+            buffer = whole[in_place:]
+            size -= in_place
+            if len(run) > _IOV_MAX - 2:
+                yield run
+                run = []
         if at + size > DIRECT_WRITE_BYTES:
             rest = memoryview(buffer)
             while at + size > DIRECT_WRITE_BYTES:
                 room = DIRECT_WRITE_BYTES - at
                 copy_out(aligned, at, rest[:room])
-                yield DIRECT_WRITE_BYTES
+                run.append(view[begun:])
+                yield run
+                run = []
                 rest = rest[room:]
                 size -= room
-                at = 0
+                begun = at = 0
             buffer = rest
         copy_out(aligned, at, buffer)
         at += size
-    if at:
-        yield at
+    if at > begun:
+        run.append(view[begun:at])
+    if run:
+        yield run
 
 
 def _write_all(descriptor: int, buffers: Sequence[Buffer]) -> int:

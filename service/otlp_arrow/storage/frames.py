@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from otlp_arrow.model import Encoding, Payload, Signal
-from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES, MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
+from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES, FRAME_HEAD_BYTES, MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
 from otlp_arrow.storage.checksum import crc32
 from otlp_arrow.storage.disk import Buffer
 
@@ -23,7 +23,7 @@ _LENGTH = struct.Struct("<I")  # the header's field at byte 8
 _PADDED = struct.Struct("<H")  # and at byte 34
 
 assert FILE_HEADER.size == 32
-assert FRAME_HEADER.size == 40
+assert FRAME_HEADER.size == FRAME_HEAD_BYTES
 assert _CHECKED.size == 32
 
 _PADDING = [bytes(n) for n in range(8)]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from otlp_arrow.model import Encoding, OtlpIOError, Payload, Signal
+from otlp_arrow.model import Encoding, OtlpIOError, Parts, Payload, Signal
 from otlp_arrow.model.limits import WAL_FILE_BYTES
 from otlp_arrow.storage.disk import Buffer, Disk, DiskFile
 from otlp_arrow.storage.frames import (
@@ -250,12 +250,10 @@ class Wal:
         buffers: list[Buffer] = []
         first = sequence = self._next
         last = first + len(entries) - 1
-        end, block_bytes = current.size, 8
-        for entry in entries:
-            if sequence == last:
-                block_bytes = max(8, current.block_bytes)
+        end, whole_block = current.size, max(8, current.block_bytes)
+        for index, entry in enumerate(entries, 1):
             end += FRAME_HEADER.size + len(entry.payload)
-            padding = -end % block_bytes
+            padding = -end % (whole_block if sequence == last or _wants_block(entries[index]) else 8)
             end += padding
             # ``value`` of an enum takes as long as a checksum.
             encoding = entry.encoding._value_
@@ -463,3 +461,8 @@ class Wal:
                 current.sync()
             finally:
                 current.close()
+
+
+def _wants_block(entry: Entry) -> bool:
+    """Whether a frame had best begin with a block of the file: a part of it can be written from where it lies then."""
+    return type(entry.payload) is Parts and entry.payload.page_at is not None

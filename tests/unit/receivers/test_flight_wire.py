@@ -33,6 +33,7 @@ def test_data_is_read_as_it_was_written_and_its_body_is_not_copied():
     assert (data.header, bytes(data.body), data.descriptor) == (b"header", b"body", b"descriptor")
     assert data.body.obj is not None
     assert wire.read_data(b"").header == b""
+    assert wire.read_data(message).body_at == len(message) - len(b"body")
 
 
 @pytest.mark.parametrize(("rows", "nbytes"), [(0, 0), (7, 2**40), (-1, -1)])
@@ -67,8 +68,36 @@ def test_what_is_no_message_is_refused(message: bytes):
 
 @given(st.binary(max_size=40))
 def test_any_bytes_are_read_or_refused(message: bytes):
-    for read in (wire.read_data, wire.read_descriptor, wire.read_ticket, wire.read_action):
+    for read in (wire.read_data, wire.plain_flight_data, wire.read_descriptor, wire.read_ticket, wire.read_action):
         try:
             read(message)
         except Rejected:
             pass
+
+
+FIELDS = st.one_of(
+    st.builds(wire._number, st.sampled_from([1, 2, 9, 1000]), st.integers(0, 2**64 - 1)),
+    st.builds(wire._field, st.sampled_from([1, 2, 3, 12, 1000]), st.binary(max_size=9)),
+    st.sampled_from([b"\x51" + bytes(8), b"\x5d" + bytes(4)]),
+)
+
+
+@given(
+    st.lists(FIELDS, max_size=6),
+    st.integers(0, 60),
+    st.one_of(st.none(), st.tuples(st.integers(0, 60), st.integers(0, 255))),
+)
+def test_data_is_read_alike_by_the_compiled_reader_and_the_plain_one(
+    written: list[bytes], end: int, damage: tuple[int, int] | None
+):
+    message = bytearray(b"".join(written)[: end or None])
+    if damage and damage[0] < len(message):
+        message[damage[0]] = damage[1]
+    try:
+        header, body, descriptor = wire.plain_flight_data(bytes(message))
+    except Rejected:
+        with pytest.raises(Rejected):
+            wire.read_data(bytes(message))
+        return
+    data = wire.read_data(memoryview(message).toreadonly())
+    assert (data.header, bytes(data.body), data.descriptor) == (header, bytes(body), descriptor)

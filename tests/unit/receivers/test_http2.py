@@ -34,6 +34,7 @@ from http2_frames import (
     message,
 )
 
+_kernel = pytest.importorskip("otlp_arrow.codec._kernel", reason="the kernel was not built")
 http2 = pytest.importorskip("otlp_arrow.receivers._http2", reason="the compiled door was not built")
 
 
@@ -270,6 +271,48 @@ def test_calls_are_heard_alike_however_the_bytes_are_cut(
     assert server.connection.error is None
     assert [event[2] for event in heard if event[0] == "complete"] == bodies
     assert (server.connection.open_streams, server.connection.incomplete_bytes) == (0, 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 65_535, 65_536, 70_001, 99_999]), min_size=1, max_size=5),
+    page_at=st.integers(0, 9000),
+    step=st.sampled_from([7_001, 20_000, 1 << 18]),
+    in_place=st.booleans(),
+)
+def test_large_messages_lie_in_memory_as_their_owner_wishes(
+    sizes: list[int], page_at: int, step: int, in_place: bool
+) -> None:
+    server = greeted(many=True)
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    server.streams[0].page_at = page_at
+    bodies = [bytes((seed + i) % 251 for i in range(997)) * (size // 997 + 1) for seed, size in enumerate(sizes)]
+    bodies = [body[:size] for body, size in zip(bodies, sizes, strict=True)]
+    sent = b"".join(frame(DATA, 0, 1, message(body)) for body in bodies)
+    take = server.read if in_place else server.feed
+    heard = [event[2] for event in take(sent, step) if event[0] == "message"]
+    assert [bytes(body) for body in heard] == bodies
+    for body in heard:
+        if len(body) >= 65_536:
+            assert (_kernel.address_of(body) + page_at) % 4096 == 0
+        else:
+            assert type(body) is bytes
+    assert server.connection.incomplete_bytes == 0
+
+
+def test_a_compressed_message_and_one_that_grows_lie_anywhere() -> None:
+    server = greeted(many=True, max_message_bytes=1 << 23, stream_window_bytes=1 << 23, connection_window_bytes=1 << 24)
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    server.streams[0].page_at = 0
+    large = bytes(3 << 20)  # more than is given to a message before its bytes come
+    sent = message(large)
+    frames = [frame(DATA, 0, 1, sent[at : at + (1 << 17)]) for at in range(0, len(sent), 1 << 17)]
+    packed = b"\1" + message(bytes(70_000))[1:]
+    heard = server.feed(b"".join(frames) + frame(DATA, 0, 1, packed))
+    assert [(event[0], len(event[2]), type(event[2])) for event in heard if event[0] == "message"] == [
+        ("message", 3 << 20, bytes),
+        ("message", 70_000, bytes),
+    ]
 
 
 def test_a_call_whose_message_came_waits_for_no_bytes() -> None:

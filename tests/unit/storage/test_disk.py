@@ -112,8 +112,8 @@ def test_a_direct_write_that_is_not_of_whole_blocks_is_refused_by_the_disk_that_
 
 @pytest.mark.parametrize("block", [512, DIRECT_BLOCK_BYTES])
 def test_a_short_direct_write_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int):
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:block]))
+    writev = os.writev
+    monkeypatch.setattr(os, "writev", lambda descriptor, pieces: writev(descriptor, [memoryview(pieces[0])[:block]]))
     file = SystemDisk().create(tmp_path / "f", direct=True)
     data = bytes(range(256)) * (3 * DIRECT_BLOCK_BYTES // 256)
     assert file.append([data]) == len(data)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import threading
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from otlp_arrow.model import Encoding, Parts, Signal
-from otlp_arrow.model.limits import DIRECT_WRITE_BYTES
+from otlp_arrow.model.limits import DIRECT_WRITE_BYTES, FRAME_HEAD_BYTES, IN_PLACE_BYTES
 from otlp_arrow.query.wal_tail import WalTail
+from otlp_arrow.storage import disk as disk_module
 from otlp_arrow.storage.disk import Disk, SystemDisk
 from otlp_arrow.storage.frames import FRAMES_BEGIN, Frame, scan
 from otlp_arrow.storage.layout import Layout
@@ -210,18 +214,17 @@ def test_a_disk_that_fills_up_between_the_parts_of_an_append_keeps_nothing_of_it
     Layout(tmp_path).wal.mkdir()
     wal = opened(disk, tmp_path)
     keep(wal, b"a")
-    write, room = os.write, [2 * DIRECT_WRITE_BYTES + BLOCK]
+    writev, room = os.writev, [2 * DIRECT_WRITE_BYTES + BLOCK]
 
-    def full(descriptor: int, data: memoryview) -> int:
+    def full(descriptor: int, buffers: list[memoryview]) -> int:
         if not room[0]:
             raise OSError(errno.ENOSPC, "No space left on device")
-        written = write(descriptor, data[: room[0]])
+        written = writev(descriptor, [memoryview(buffers[0])[: room[0]]])
         room[0] -= written
         return written
 
     with monkeypatch.context() as patched:
-        patched.setattr(os, "write", full)
-        patched.setattr(os, "writev", lambda descriptor, buffers: full(descriptor, memoryview(b"".join(buffers))))
+        patched.setattr(os, "writev", full)
         with pytest.raises(OSError, match="No space"):
             append(wal, b"x" * 5_000_000)
     assert room == [0]
@@ -241,6 +244,79 @@ def test_after_a_failed_sync_the_entries_go_to_a_new_file_of_whole_blocks(tmp_pa
     assert file_of(tmp_path, 2).stat().st_size == FRAMES_BEGIN + BLOCK
     disk.crash()
     assert held(opened(disk, tmp_path)) == [b"a", b"b", b"c"]
+
+
+def paged(size: int, seed: int = 1) -> memoryview:
+    """Bytes that begin where a page of memory does."""
+    memory = mmap.mmap(-1, max(size, 1))
+    memory[:size] = noise(size, seed)[:size]
+    return memoryview(memory)[:size].toreadonly()
+
+
+def copied_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    copied: list[int] = []
+    copy_out = disk_module.copy_out
+
+    def counting(target: object, at: int, source: bytes | memoryview) -> None:
+        copied.append(len(source))
+        copy_out(target, at, source)
+
+    monkeypatch.setattr(disk_module, "copy_out", counting)
+    return copied
+
+
+@pytest.mark.parametrize("size", [IN_PLACE_BYTES, IN_PLACE_BYTES + 1, 531_296, DIRECT_WRITE_BYTES + 5, 3_000_000])
+def test_a_large_part_that_lies_at_a_page_is_written_from_where_it_lies(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+):
+    pytest.importorskip("otlp_arrow.codec._kernel")
+    before = bytes(BLOCK - FRAME_HEAD_BYTES) + b"b" * BLOCK
+    payload = Parts((before, paged(size), b"the end."), len(before))
+    wal = opened(disk, tmp_path)
+    keep(wal, b"first")
+    copied = copied_bytes(monkeypatch)
+    keep(wal, b"small", payload, b"small", payload, payload)
+    if isinstance(disk, SystemDisk) and type(disk) is SystemDisk:
+        assert sum(copied) < 3 * (len(before) + 4 * BLOCK)
+    whole = payload.joined()
+    assert held(wal) == [b"first", b"small", whole, b"small", whole, whole]
+    wal.close()
+    assert held(opened(disk, tmp_path)) == [b"first", b"small", whole, b"small", whole, whole]
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_is_appended_is_read_back_wherever_it_lies_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+):
+    directory = tmp_path_factory.mktemp("wal")
+    Layout(directory).wal.mkdir()
+    wal = opened(SystemDisk(), directory)
+    sizes = st.sampled_from([0, 1, 8, 450, BLOCK - 40, BLOCK, IN_PLACE_BYTES, IN_PLACE_BYTES + 9, 400_000, 1_100_000])
+    expected = []
+    for _ in range(data.draw(st.integers(1, 3))):
+        payloads: list[bytes | Parts] = []
+        for _ in range(data.draw(st.integers(1, 5))):
+            size, lead = data.draw(sizes), data.draw(st.sampled_from([0, 8, BLOCK - 40, 2 * BLOCK - 40]))
+            body = paged(size) if data.draw(st.booleans()) else noise(size, 3)
+            page_at = lead if data.draw(st.booleans()) else None
+            payloads.append(Parts((bytes(lead), body, b"tail"), page_at) if data.draw(st.booleans()) else bytes(body))
+        keep(wal, *payloads)
+        expected += [p if isinstance(p, bytes) else p.joined() for p in payloads]
+    assert held(wal) == expected
+    assert wal._current is not None
+    assert wal._current.block_bytes == (BLOCK if takes_direct(directory) else 1), "the system refused a write"
+    wal.close()
+
+
+def test_more_parts_than_one_write_takes_are_written_in_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(disk_module, "_IOV_MAX", 4)
+    Layout(tmp_path).wal.mkdir()
+    wal = opened(SystemDisk(), tmp_path, file_bytes=1 << 30)
+    part = paged(IN_PLACE_BYTES)
+    payload = Parts((bytes(BLOCK - FRAME_HEAD_BYTES), part, b"tail"), BLOCK - FRAME_HEAD_BYTES)
+    keep(wal, *[payload] * 9)
+    assert held(wal) == [payload.joined()] * 9
 
 
 def test_a_disk_that_takes_nothing_directly_gets_the_same_log_without_whole_blocks(tmp_path: Path):
@@ -263,18 +339,18 @@ def test_a_file_system_that_opens_and_then_refuses_a_write_gets_it_through_the_p
         pytest.skip("the file system of the test does not take O_DIRECT")
     import fcntl
 
-    write, writes = os.write, [0]
+    writev, writes = os.writev, [0]
 
-    def refusing(descriptor: int, data: memoryview) -> int:
+    def refusing(descriptor: int, buffers: list[memoryview]) -> int:
         writes[0] += 1
         if writes[0] >= refused_at and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
             raise OSError(errno.EINVAL, "Invalid argument")
-        return write(descriptor, data)
+        return writev(descriptor, buffers)
 
     Layout(tmp_path).wal.mkdir()
     wal = opened(SystemDisk(), tmp_path, file_bytes=1 << 30)
     with monkeypatch.context() as patched:
-        patched.setattr(os, "write", refusing)
+        patched.setattr(os, "writev", refusing)
         keep(wal, b"small")
         keep(wal, b"large" * 600_000, b"and more")
         keep(wal, b"last")
