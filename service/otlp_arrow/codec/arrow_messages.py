@@ -84,7 +84,7 @@ def encapsulated(header: Buffer, body: Buffer, block: int = 8, before: int = 0) 
     """The parts of the message as a stream has them: prefix, padded header, body, which begins at a multiple of
     ``block`` if ``before`` bytes come before them. Both are multiples of 8."""
     padding = -(before + 8 + len(header)) % block
-    return _CONTINUATION + struct.pack("<i", len(header) + padding), bytes(header) + bytes(padding), body
+    return _CONTINUATION + struct.pack("<i", len(header) + padding), b"".join((header, bytes(padding))), body
 
 
 def dictionary_ids(header: Buffer) -> list[int]:

@@ -9,9 +9,10 @@ from typing import Protocol, TypeAlias
 import pyarrow as pa
 
 from otlp_arrow.model import ArrowMessage
+from otlp_arrow.model.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outcome:
     """What became of one payload.
 

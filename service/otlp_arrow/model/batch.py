@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from otlp_arrow.model.signal import Signal
+from otlp_arrow.model.value import value
 
 if TYPE_CHECKING:  # `otlp-arrow config` speaks these words too, and needs no Arrow
     import pyarrow as pa
@@ -57,7 +57,7 @@ def joined(payload: Payload) -> bytes:
     return payload if isinstance(payload, bytes) else payload.joined()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ArrowMessage:
     """A record batch of an Arrow stream as it came: the flatbuffer ``header``, the ``body``, and for each encoded field
     of the schema, depth first, its dictionary as the kernel reads it."""
@@ -67,7 +67,7 @@ class ArrowMessage:
     dictionaries: tuple[Any, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Batch:
     """Telemetry of one signal as it was received.
 
@@ -90,7 +90,7 @@ class Batch:
         return joined(self.payload)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Receipt:
     """What ``accept`` kept. ``sequence`` is the WAL sequence of its frame, 0 if nothing was kept."""
 

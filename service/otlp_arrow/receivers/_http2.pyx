@@ -63,7 +63,9 @@ cdef enum:
     TABLE_BYTES = 4096  # SETTINGS_HEADER_TABLE_SIZE as it is by default
     ENTRY_OVERHEAD = 32  # RFC 7541, 4.1
     FIRST_CAPACITY = 1 << 18  # a message's memory grows from here as its bytes come: a length alone costs nothing
-    STREAM_CAPACITY = 1 << 21  # the same in a call of many messages, where each of half a megabyte would grow
+    # The same in a call of many messages, whose owner is asked before: memory that nothing came to costs nothing yet, and
+    # messages that grow are copied.
+    STREAM_CAPACITY = 1 << 24
     DIRECT_BYTES = 1 << 14  # less than this is read with what follows it
     WHOLE_BYTES = 1 << 12  # an answer's piece of this size goes out as it is, a smaller one with its neighbours
     LAID_OUT_BYTES = 1 << 16  # a message from this size on is laid out as its owner wishes

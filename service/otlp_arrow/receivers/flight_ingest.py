@@ -126,7 +126,7 @@ class IncomingStream:
         return self._batch(whole if columns is batch else to_stream(columns), columns=columns)
 
     def _client_before(self) -> bytes:
-        if not self._before:  # each part costs a microsecond in the log
+        if not self._before:
             self._before = b"".join((self._schema, *self._dictionaries.values()))
         return self._before
 
@@ -152,8 +152,8 @@ class IncomingStream:
         prefix, padded, body = encapsulated(
             header, body, limits.DIRECT_BLOCK_BYTES, len(before) + limits.FRAME_HEAD_BYTES
         )
-        page_at = len(before) + len(prefix) + len(padded)
-        return Parts((before, prefix, padded, body, END_OF_STREAM), page_at)
+        head = b"".join((before, prefix, padded))  # each part costs a microsecond in the log
+        return Parts((head, body, END_OF_STREAM), len(head))
 
     def _batch(
         self, payload: bytes | Parts, *, columns: pa.RecordBatch | None = None, message: ArrowMessage | None = None

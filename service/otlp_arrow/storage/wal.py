@@ -14,6 +14,7 @@ from pathlib import Path
 
 from otlp_arrow.model import Encoding, OtlpIOError, Parts, Payload, Signal
 from otlp_arrow.model.limits import WAL_FILE_BYTES
+from otlp_arrow.model.value import value
 from otlp_arrow.storage.disk import Buffer, Disk, DiskFile
 from otlp_arrow.storage.frames import (
     FILE_HEADER,
@@ -33,7 +34,7 @@ from otlp_arrow.storage.tally import NO_TALLIES, Tallies
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Entry:
     """A frame to be: everything but its sequence."""
 

@@ -301,16 +301,16 @@ def test_large_messages_lie_in_memory_as_their_owner_wishes(
 
 
 def test_a_compressed_message_and_one_that_grows_lie_anywhere() -> None:
-    server = greeted(many=True, max_message_bytes=1 << 23, stream_window_bytes=1 << 23, connection_window_bytes=1 << 24)
+    server = greeted(many=True, max_message_bytes=1 << 25, stream_window_bytes=1 << 26, connection_window_bytes=1 << 26)
     server.feed(frame(HEADERS, END_HEADERS, 1, block()))
     server.streams[0].page_at = 0
-    large = bytes(3 << 20)  # more than is given to a message before its bytes come
+    large = bytes(17 << 20)  # more than is given to a message before its bytes come
     sent = message(large)
     frames = [frame(DATA, 0, 1, sent[at : at + (1 << 17)]) for at in range(0, len(sent), 1 << 17)]
     packed = b"\1" + message(bytes(70_000))[1:]
     heard = server.feed(b"".join(frames) + frame(DATA, 0, 1, packed))
     assert [(event[0], len(event[2]), type(event[2])) for event in heard if event[0] == "message"] == [
-        ("message", 3 << 20, bytes),
+        ("message", 17 << 20, bytes),
         ("message", 70_000, bytes),
     ]
 
