@@ -15,20 +15,24 @@ import pytest
 
 from arrow_forms import batch_of, foreign, with_column
 from otlp_arrow.codec.arrow_messages import to_stream
-from otlp_arrow.model import Signal
+from otlp_arrow.model import Signal, limits
 from served import Served
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL")
 
-ROWS = 40
+ROWS = 100
 BATCH = pa.ipc.open_stream(to_stream(batch_of(Signal.TRACES).slice(0, ROWS))).read_next_batch()
+assert len(to_stream(BATCH)) > 2 * limits.IN_PLACE_BYTES, "written to the log from where they were received"
 
 
 def numbered(client: int, number: int) -> pa.RecordBatch:
-    """A batch whose spans have names of their own; every other client sends other types."""
+    """A batch whose spans have names of their own. One client sends other types, one the columns in another order and
+    not all of them."""
     names = pa.array([f"{client}.{number}.{row}" for row in range(ROWS)]).dictionary_encode()
     batch = with_column(BATCH, "name", names)
-    return foreign(batch) if client % 2 else batch
+    if client % 10 == 1:
+        return foreign(batch)
+    return batch.select([n for n in batch.schema.names[::-1] if n != "trace_state"]) if client % 10 == 2 else batch
 
 
 class Putter:
