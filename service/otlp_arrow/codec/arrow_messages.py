@@ -87,6 +87,18 @@ def encapsulated(header: Buffer, body: Buffer, block: int = 8, before: int = 0) 
     return _CONTINUATION + struct.pack("<i", len(header) + padding), b"".join((header, bytes(padding))), body
 
 
+def dictionary_id(header: bytes) -> int:
+    """The id in the header of a dictionary's message. Raises ``ValueError`` for whatever is none."""
+    try:
+        message = int(struct.unpack_from("<I", header, 0)[0])
+        if header[_slot(header, message, _HEADER_TYPE)] != Kind.DICTIONARY:
+            raise ValueError("no dictionary")
+        at = _slot(header, _follow(header, _slot(header, message, _HEADER)), _DICTIONARY_ID)
+        return int(struct.unpack_from("<q", header, at)[0]) if at else 0
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"a damaged message: {error}") from error
+
+
 def dictionary_ids(header: Buffer) -> list[int]:
     """The ids of the dictionary-encoded fields of a schema message, depth first. Raises ``Rejected``.
 

@@ -545,7 +545,7 @@ class Intake:
     def _take_arrow(self, batch: Batch) -> Outcome:
         gathering = self._gatherings[batch.signal]
         if batch.columns is not None:
-            return gathering.append_columns(batch.columns)
+            return gathering.append_arrow(batch.payload_bytes, batch.columns)
         assert batch.message is not None, "an Arrow batch comes with its columns or its message"
         return gathering.gather(batch.message) or Outcome(0, error=_NOT_PLAIN)
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 
 import pyarrow as pa
 
 from otlp_arrow.codec import BatchBuilder, ColumnMemory, Outcome, new_builder
+from otlp_arrow.codec.arrow_messages import dictionary_id, dictionary_ids
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import ArrowMessage, Rejected, Signal
+from otlp_arrow.storage.ipc import CONTINUATION, DICTIONARY, RECORD_BATCH, EndOfStream, walk
+
+_kernel: ModuleType | None
+try:
+    from otlp_arrow.codec import _kernel
+except ImportError:  # pragma: no cover - only where no kernel was built
+    _kernel = None
 
 NewBuilder = Callable[[Signal], BatchBuilder]
 
@@ -48,7 +58,8 @@ class Chunk:
 class Gathering:
     """The rows of one signal since the last seal.
 
-    OTLP payloads are decoded straight into the builder; batches that came as Arrow are kept beside it.
+    OTLP payloads are decoded straight into the builder, and batches that came as Arrow copied there; what the kernel
+    does not take is kept beside it.
     ``append`` and ``restore`` run in the committing thread, the rest on the loop between commits.
     """
 
@@ -75,8 +86,20 @@ class Gathering:
         """Decode OTLP payloads; one outcome each."""
         return self._builder.append(payloads)
 
+    def append_arrow(self, stream: bytes, columns: pa.RecordBatch | None = None) -> Outcome:
+        """Take an Arrow stream in the storage schema: into the builder if the kernel takes its rows, else beside it.
+
+        ``columns``: the same rows, if they were read already. Raises ``Rejected``.
+        """
+        message = plain_message(self.signal, stream)
+        outcome = None if message is None else self._builder.gather(message)
+        if outcome is not None and outcome.error is None:
+            return outcome
+        return self.append_columns(columns_of_frame(self.signal, stream) if columns is None else columns)
+
     def append_columns(self, batch: pa.RecordBatch) -> Outcome:
-        """Take a batch that is in the storage schema already."""
+        """Take a batch that is in the storage schema already, as it is. One of them, and all rows of the unit are
+        written by Arrow: in a third more bytes, for two thirds more CPU."""
         self._batches.append(batch)
         self._batch_rows += batch.num_rows
         self._batch_bytes += batch.get_total_buffer_size()  # ``nbytes`` takes 0.1 ms for 130 arrays
@@ -148,6 +171,46 @@ class BuilderPool:
     def drop(self) -> None:
         """Let go of every spare builder."""
         self._spare.clear()
+
+
+def plain_message(signal: Signal, stream: bytes) -> ArrowMessage | None:
+    """The only batch of a stream in the storage schema, for the kernel to look at; None if it is for Arrow to read."""
+    if _kernel is None:
+        return None
+    dictionaries: dict[int, object] = {}
+    numbers: tuple[int, ...] = ()
+    batch: tuple[bytes, memoryview] | None = None
+    view = memoryview(stream)
+    try:
+        for found in walk(stream):
+            if isinstance(found, EndOfStream):
+                break
+            header, body = stream[found.start + 8 : found.body], view[found.body : found.end]
+            if found.start == 0:
+                numbers = _dictionaries_of(signal, header)
+            elif found.kind == DICTIONARY and numbers and batch is None:
+                dictionaries[dictionary_id(header)] = _kernel.ArrowDictionary(header, bytes(body))
+            elif found.kind == RECORD_BATCH and numbers and batch is None:
+                batch = header, body
+            else:
+                return None
+        if batch is not None:
+            return ArrowMessage(*batch, tuple(dictionaries[number] for number in numbers))
+    except (ValueError, KeyError, Rejected):
+        pass  # compressed, a delta, damaged: Arrow can tell
+    return None
+
+
+@functools.lru_cache(maxsize=16)  # reading a schema takes 0.3 ms
+def _dictionaries_of(signal: Signal, header: bytes) -> tuple[int, ...]:
+    """The numbers of the dictionaries of a schema message; none if it is not the storage schema."""
+    try:
+        framed = CONTINUATION + len(header).to_bytes(4, "little") + header
+        if pa.ipc.read_schema(pa.py_buffer(framed)).equals(SCHEMAS[signal]):
+            return tuple(dictionary_ids(header))
+    except (pa.ArrowException, OSError, ValueError, Rejected):
+        pass
+    return ()
 
 
 def columns_of_frame(signal: Signal, payload: bytes) -> pa.RecordBatch:

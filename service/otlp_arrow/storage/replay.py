@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from otlp_arrow.model import Encoding, Rejected, Signal
 from otlp_arrow.model.limits import SEAL_BYTES
 from otlp_arrow.storage.frames import Frame
-from otlp_arrow.storage.gathering import BuilderPool, Gathering, columns_of_frame
+from otlp_arrow.storage.gathering import BuilderPool, Gathering
 from otlp_arrow.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def replay(
 def _append(store: Store, gathering: Gathering, frame: Frame, done: Replayed) -> None:
     try:
         if frame.encoding is Encoding.ARROW:
-            gathering.append_columns(columns_of_frame(frame.signal, frame.payload))
+            gathering.append_arrow(frame.payload)
         else:
             (outcome,) = gathering.append([frame.payload])
             if outcome.error is not None:

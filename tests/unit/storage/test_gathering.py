@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from fuzz.wire_messages import mutated
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Rejected, Signal
-from otlp_arrow.storage.gathering import BuilderPool, Gathering, columns_of_frame
+from otlp_arrow.storage.gathering import BuilderPool, Gathering, columns_of_frame, plain_message
 from records import arrow_batch, ids_of, request
+from strategies import comparable
+from strategies import rows as table_rows
 
 
 @pytest.fixture(params=list(Signal), ids=lambda s: s.value)
@@ -69,6 +74,69 @@ def test_what_was_appended_since_a_mark_can_be_forgotten(signal: Signal):
     chunk = rows.seal()
     assert chunk is not None
     assert sorted(ids_of(signal, chunk.batch())) == [1, 2]
+
+
+def test_the_kernel_takes_the_rows_of_a_stream_in_the_storage_schema(signal: Signal):
+    pytest.importorskip("otlp_arrow.codec._kernel")
+    rows = gathering(signal)
+    rows.append([request(signal, [1], service="a")])
+    for number in (2, 3):
+        batch = arrow_batch(signal, [number], service=f"s{number}")
+        assert rows.append_arrow(batch.payload_bytes, batch.columns).rows == 1
+    assert rows.append_arrow(arrow_batch(signal, [4], service="a").payload_bytes).rows == 1
+    chunk = rows.seal()
+    assert chunk is not None
+    assert not isinstance(chunk.content(), pa.RecordBatch), "Arrow would write the whole unit"
+    assert ids_of(signal, chunk.batch()) == [1, 2, 3, 4]
+    assert chunk.batch().column("service_name").to_pylist() == ["a", "s2", "s3", "a"]
+
+
+@pytest.mark.parametrize("form", ["compressed", "two batches", "nulls that do not show"])
+def test_what_the_kernel_does_not_take_is_kept_beside_it(form: str):
+    batch = arrow_batch(Signal.LOGS, [1, 2]).columns
+    assert batch is not None
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd" if form == "compressed" else None)
+    if form == "nulls that do not show":
+        zero = pa.array([0, 0], pa.timestamp("ns", "UTC"))
+        batch = batch.set_column(batch.schema.get_field_index("time_unix_nano"), "time_unix_nano", zero)
+        batch = pa.RecordBatch.from_arrays(batch.columns, schema=SCHEMAS[Signal.LOGS])
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        for part in (batch.slice(0, 1), batch.slice(1)) if form == "two batches" else (batch,):
+            writer.write_batch(part)
+    rows = gathering(Signal.LOGS)
+    assert rows.append_arrow(sink.getvalue().to_pybytes()).rows == 2
+    chunk = rows.seal()
+    assert chunk is not None
+    assert isinstance(chunk.content(), pa.RecordBatch)
+    assert ids_of(Signal.LOGS, chunk.batch()) == [1, 2]
+
+
+@settings(max_examples=200)
+@given(signal=st.sampled_from(list(Signal)), seed=st.integers(0, 2**32))
+def test_a_damaged_stream_is_refused_or_harmless(signal: Signal, seed: int):
+    (stream,) = mutated([arrow_batch(signal, [1, 2, 3]).payload_bytes], 1, seed)
+    rows = gathering(signal)
+    message = plain_message(signal, stream)
+    if message is not None and (outcome := rows._builder.gather(message)) is not None and outcome.error is None:
+        (snapshot,) = rows.snapshot()
+        snapshot.validate(full=True)
+        expected = columns_of_frame(signal, stream)
+        assert comparable(table_rows(snapshot)) == comparable(table_rows(expected))
+
+
+@pytest.mark.parametrize("payload", [b"", b"no stream", b"\xff\xff\xff\xff\x10\0\0\0" + bytes(16)])
+def test_what_is_no_stream_is_rejected(payload: bytes):
+    with pytest.raises(Rejected):
+        gathering(Signal.LOGS).append_arrow(payload)
+
+
+def test_a_stream_in_another_schema_is_rejected():
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema([pa.field("a", pa.int8())])):
+        pass
+    with pytest.raises(Rejected, match="not in the schema of logs"):
+        gathering(Signal.LOGS).append_arrow(sink.getvalue().to_pybytes())
 
 
 def test_a_sealed_gathering_begins_anew(signal: Signal):
