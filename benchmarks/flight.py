@@ -2,6 +2,8 @@
 
     python benchmarks/flight.py                              # 512 rows a batch, 6 s, 16 batches under way
     python benchmarks/flight.py --rows 4096 --streams 2 --own-dictionaries
+    python benchmarks/flight.py --under-way 1                # each batch waits for its acknowledgement
+    python benchmarks/flight.py --form reordered             # as other programs have the columns
 
 The figure is CPU of the whole server process, from the first batch until everything is in synced segments and the
 process has come to rest: checks, log, sync and segments included. Linux only (``/proc``).
@@ -13,6 +15,7 @@ import argparse
 import json
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
@@ -29,7 +32,25 @@ from otlp_arrow.model import Signal
 UNDER_WAY = 16
 """Batches of a stream that are not acknowledged yet; the server takes as many before it holds a client back."""
 
+LEFT_OUT = ("trace_state", "status_message", "sum", "bucket_counts")
+
+FORMS: dict[str, Callable[[pa.RecordBatch], pa.RecordBatch]] = {
+    "stored": lambda batch: batch,
+    "reordered": lambda batch: _named(batch, batch.schema.names[::-1]),
+    "missing": lambda batch: _named(batch, [n for n in batch.schema.names if n not in LEFT_OUT]),
+    "strings": lambda batch: pa.RecordBatch.from_arrays([_plain(c) for c in batch.columns], names=batch.schema.names),
+}
+"""The storage schema; all columns in the opposite order and nullable; some left out; strings without dictionaries."""
+
 _WAIT_S = 30.0
+
+
+def _named(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
+    return pa.RecordBatch.from_arrays([batch.column(name) for name in names], names=names)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 class FlightCollector(Collector):
@@ -74,7 +95,14 @@ def batches(rows: int, signal: Signal = Signal.TRACES, own_dictionaries: bool = 
 
 
 def measure(
-    directory: Path, signal: Signal, sent: list[pa.RecordBatch], *, seconds: float, streams: int, rest: float
+    directory: Path,
+    signal: Signal,
+    sent: list[pa.RecordBatch],
+    *,
+    seconds: float,
+    streams: int,
+    rest: float,
+    under_way: int = UNDER_WAY,
 ) -> Measured:
     """Start a collector, put for ``seconds``, flush, rest, stop, count."""
     with FlightCollector(directory) as server:
@@ -85,7 +113,7 @@ def measure(
         time.sleep(rest)
         before, began = server.usage(), time.monotonic()
         with ThreadPoolExecutor(streams) as pool:
-            done = list(pool.map(lambda _: _put(location, signal, sent, seconds), range(streams)))
+            done = list(pool.map(lambda _: _put(location, signal, sent, seconds, under_way), range(streams)))
         elapsed = time.monotonic() - began
         with flight.connect(location) as client:
             list(client.do_action("flush"))
@@ -108,11 +136,13 @@ def measure(
     )
 
 
-def _put(location: str, signal: Signal, sent: list[pa.RecordBatch], seconds: float) -> tuple[int, list[float]]:
+def _put(
+    location: str, signal: Signal, sent: list[pa.RecordBatch], seconds: float, at_once: int = UNDER_WAY
+) -> tuple[int, list[float]]:
     """Rows acknowledged, and how long each batch waited for its acknowledgement."""
     under_way: list[float] = []
     waits: list[float] = []
-    room = threading.Semaphore(UNDER_WAY)
+    room = threading.Semaphore(at_once)
     rows = 0
 
     with flight.connect(location) as client:
@@ -150,11 +180,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--rest", type=float, default=2, help="seconds to come to rest, counted in")
     parser.add_argument("--streams", type=int, default=1)
+    parser.add_argument("--under-way", type=int, default=UNDER_WAY, help="batches of a stream not acknowledged yet")
+    parser.add_argument("--form", choices=FORMS, default="stored", help="how the columns come (stored)")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--own-dictionaries", action="store_true", help="dictionaries change with every batch")
     parser.add_argument("--directory", type=Path, help="where to write")
     options = parser.parse_args()
-    sent = batches(options.rows, options.signal, options.own_dictionaries)
+    sent = [FORMS[options.form](batch) for batch in batches(options.rows, options.signal, options.own_dictionaries)]
     print("| CPU µs/row | system | rows/s | ack p50 / p95 ms | bytes/row | RSS peak MiB |")
     print("|---:|---:|---:|---:|---:|---:|")
     for _ in range(options.repeat):
@@ -166,6 +198,7 @@ def main() -> None:
                 seconds=options.seconds,
                 streams=options.streams,
                 rest=options.rest,
+                under_way=options.under_way,
             )
         print(
             f"| {got.cpu_us_per_row:.2f} | {got.system_share:.0%} | {got.rows_per_s:,.0f} "
