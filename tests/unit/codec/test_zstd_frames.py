@@ -235,6 +235,17 @@ def test_a_column_that_changes_its_kind_reads_back(width: int) -> None:
     assert frame is not None or width == 1
 
 
+def test_a_distance_from_a_block_that_is_written_as_it_is_is_told_again() -> None:
+    """The one match in the block saves less than its telling takes; the block behind goes on at that distance."""
+    draw = np.random.default_rng(8)
+    like = bytes(range(16)) * ((4096 + BLOCK) // 16)
+    three = draw.bytes(24)
+    data = like + three + three[:8] + draw.bytes(BLOCK - 32) + draw.bytes(24) * 1000
+    frame = column_frame(data, 8)
+    assert frame is not None
+    assert three + three[:8] in frame
+
+
 def test_lengths_of_every_code_read_back() -> None:
     """Literals and matches of one element to nearly a block of them, at distances up to what a frame may refer to."""
     draw = np.random.default_rng(7)
