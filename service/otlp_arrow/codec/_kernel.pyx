@@ -61,6 +61,10 @@ cdef extern from "kernel_parts/zstd_frames.h" nogil:
     size_t zstd_words_bound(size_t count)
     size_t zstd_words(const uint32_t* words, size_t count, uint8_t* out)
 
+cdef extern from "kernel_parts/zstd_columns.h" nogil:
+    size_t zstd_column_bound(size_t size)
+    size_t zstd_column(const uint8_t* data, size_t size, size_t width, uint8_t* out)
+
 cdef extern from "kernel_parts/zstd_read.h" nogil:
     size_t zstd_content(const uint8_t* frame, size_t size)
     int zstd_constant_of(const uint8_t* frame, size_t size)
@@ -188,30 +192,44 @@ def count_bits(address: int, rows: int) -> int:
     return bits_count(<const uint8_t*><uintptr_t>address, rows)
 
 
-cdef size_t zstd_frame_of(const uint8_t* data, size_t size, bint words, uint8_t** out) noexcept nogil:
+cdef size_t zstd_frame_of(const uint8_t* data, size_t size, size_t width, bint offsets, uint8_t** out) noexcept nogil:
     """The size of the frame at ``out``; 0 if none was made."""
+    cdef size_t bound = 0
     cdef bint constant = zstd_is_constant(data, size)
-    if constant or words:
-        out[0] = <uint8_t*>malloc(zstd_constant_bound(size) if constant else zstd_words_bound(size // 4))
-    if out[0] != NULL and constant:
+    if constant:
+        bound = zstd_constant_bound(size)
+    elif offsets:
+        bound = zstd_words_bound(size // 4)
+    elif width:
+        bound = zstd_column_bound(size)
+    if bound == 0:
+        return 0
+    out[0] = <uint8_t*>malloc(bound)
+    if out[0] == NULL:
+        return 0
+    if constant:
         return zstd_constant(data[0], size, out[0])
-    if out[0] != NULL and size % 4 == 0:
+    if not offsets:
+        return zstd_column(data, size, width, out[0])
+    if size % 4 == 0:
         return zstd_words(<const uint32_t*>data, size // 4, out[0])
     return 0
 
 
-def zstd_frame(address: int, size: int, words: bool) -> bytes | None:
-    """The ``size`` bytes at ``address`` as a Zstandard frame, if they are one byte over and over or, with ``words``,
-    growing numbers of four bytes; else None: then the library's compressor does better."""
+def zstd_frame(address: int, size: int, width: int, offsets: bool = False) -> bytes | None:
+    """The ``size`` bytes at ``address`` as a Zstandard frame, if they are one byte over and over, elements of ``width``
+    bytes (1, 4, 8 or 16) that are like others before them or, with ``offsets``, growing numbers of four bytes; else
+    None: then the library's compressor does better."""
     cdef const uint8_t* data = <const uint8_t*><uintptr_t>address
     cdef size_t length = size
+    cdef size_t element = width if width in (1, 4, 8, 16) else 0
     cdef size_t packed = 0
     cdef uint8_t* out = NULL
     if length > SCANNED_WITH_GIL:
         with nogil:
-            packed = zstd_frame_of(data, length, words, &out)
+            packed = zstd_frame_of(data, length, element, offsets, &out)
     else:
-        packed = zstd_frame_of(data, length, words, &out)
+        packed = zstd_frame_of(data, length, element, offsets, &out)
     try:
         return PyBytes_FromStringAndSize(<const char*>out, packed) if packed else None
     finally:

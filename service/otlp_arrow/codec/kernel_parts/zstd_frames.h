@@ -1,4 +1,4 @@
-/* Zstandard frames of buffers whose shape is known beforehand; everything else is the library's.
+/* Zstandard frames of buffers whose shape is known beforehand: constants and offsets. See ``zstd_columns.h`` for others.
  *
  * Half of what compressing a batch of spans costs went into the offsets of its strings, and half of
  * the bytes came of them: growing numbers of four bytes, in which a general compressor finds nothing to repeat.
@@ -23,6 +23,7 @@ enum {
     ZSTD_MAX_LITERALS = 13, /* before a match: 1, 5, 9 or 13. Above 15 their length would need further bits */
     ZSTD_MAX_MATCH = 31,    /* 3, 7, … 31; above 34 likewise */
     ZSTD_SYMBOLS = 8,       /* lengths in steps of four */
+    ZSTD_CODES = 53,        /* of the lengths of matches: no table has more */
     ZSTD_HEAD_BYTES = 10,
     ZSTD_MIN_WORDS = 512    /* below, a general compressor does as well */
 };
@@ -86,36 +87,49 @@ static inline void zstd_flush(ZstdBits *self) {
     self->count &= 7;
 }
 
-/* -- FSE over eight symbols ------------------------------------------------------------------------ */
+/* -- FSE ------------------------------------------------------------------------------------------- */
 
 typedef struct {
     int only; /* the symbol, if there is just one; then a table of no bits does. Else -1 */
-    uint32_t share[ZSTD_SYMBOLS];             /* of ZSTD_STATES */
-    uint16_t *places[ZSTD_SYMBOLS];           /* the states of a symbol, in order */
+    uint32_t symbols;                      /* how many there are: ``first`` is the code of 0, the others follow in steps */
+    int first, step;
+    uint32_t share[ZSTD_CODES];            /* of ZSTD_STATES */
+    uint16_t *places[ZSTD_CODES];          /* the states of a symbol, in order */
     uint16_t place[ZSTD_STATES];
-    uint32_t bits_from[ZSTD_SYMBOLS];         /* states from this one on are left with `most_bits`, others with one less */
-    uint8_t most_bits[ZSTD_SYMBOLS];
+    uint32_t bits_from[ZSTD_CODES];        /* states from this one on are left with `most_bits`, others with one less */
+    uint8_t most_bits[ZSTD_CODES];
 } ZstdTable;
 
-static void zstd_share_out(ZstdTable *self, const uint32_t *counts, uint32_t total) {
-    uint32_t left = ZSTD_STATES, largest = 0;
+static void zstd_share_out(ZstdTable *self, const uint32_t *counts, uint32_t symbols, int first, int step, uint32_t total) {
+    int32_t left = ZSTD_STATES;
+    uint32_t largest = 0;
     self->only = -1;
-    for (uint32_t s = 0; s < ZSTD_SYMBOLS; s++) {
+    self->symbols = symbols;
+    self->first = first;
+    self->step = step;
+    for (uint32_t s = 0; s < symbols; s++) {
         uint32_t share = (uint32_t)((uint64_t)counts[s] * ZSTD_STATES / total);
         if (counts[s] == total) self->only = (int)s;
         self->share[s] = counts[s] && !share ? 1 : share;
-        left -= self->share[s];
+        left -= (int32_t)self->share[s];
         if (counts[s] > counts[largest]) largest = s;
     }
-    self->share[largest] += left; /* may be a small negative number: at most seven shares were rounded up */
+    if (left > 0) self->share[largest] += (uint32_t)left;
+    /* Where many were rounded up, whoever has the most gives. */
+    for (; left < 0; left++) {
+        for (uint32_t s = 0; s < symbols; s++) {
+            if (self->share[s] > self->share[largest]) largest = s;
+        }
+        self->share[largest]--;
+    }
 }
 
 /* RFC 8878, 4.1.1: the states are dealt out in steps that visit each of them once. */
 static void zstd_deal(ZstdTable *self) {
     uint8_t symbol_at[ZSTD_STATES];
     uint32_t at = 0, step = (ZSTD_STATES >> 1) + (ZSTD_STATES >> 3) + 3;
-    uint16_t *next[ZSTD_SYMBOLS], *free_place = self->place;
-    for (uint32_t s = 0; s < ZSTD_SYMBOLS; s++) {
+    uint16_t *next[ZSTD_CODES], *free_place = self->place;
+    for (uint32_t s = 0; s < self->symbols; s++) {
         uint32_t share = self->share[s];
         self->places[s] = next[s] = free_place;
         free_place += share;
@@ -135,13 +149,14 @@ static void zstd_deal(ZstdTable *self) {
 }
 
 /* The table's description: of the probabilities of all codes up to the last one that occurs. */
-static uint8_t *zstd_describe(const ZstdTable *self, int first_code, uint8_t *out) {
+static uint8_t *zstd_describe(const ZstdTable *self, uint8_t *out) {
     ZstdBits bits = {out, 0, 0};
     uint32_t left = ZSTD_STATES;
     int code = 0, zeros = 0;
     zstd_bits(&bits, ZSTD_LOG - 5, 4);
     for (; left > 0; code++) {
-        uint32_t share = code >= first_code && (code - first_code) % 4 == 0 ? self->share[(code - first_code) / 4] : 0;
+        int place = code - self->first;
+        uint32_t share = place >= 0 && place % self->step == 0 ? self->share[place / self->step] : 0;
         uint32_t value = share + 1, width = 0, short_ones;
         if (share == 0 && zeros > 0) { /* told by the flags behind the first zero */
             zeros++;
@@ -337,24 +352,22 @@ static uint8_t *zstd_write_sequences(const ZstdScratch *from, size_t count, int 
 }
 
 /* How a table is told (RFC 8878, 3.1.1.3.2.1): a code by itself, or its description. */
-static uint8_t *zstd_tell(ZstdTable *table, int first_code, int shift, uint8_t *modes, uint8_t *out) {
+static uint8_t *zstd_tell(ZstdTable *table, int shift, uint8_t *modes, uint8_t *out) {
     if (table->only >= 0) {
         *modes |= (uint8_t)(1 << shift);
-        *out = (uint8_t)(first_code + 4 * table->only);
+        *out = (uint8_t)(table->first + table->step * table->only);
         return out + 1;
     }
     *modes |= (uint8_t)(2 << shift);
     zstd_deal(table);
-    return zstd_describe(table, first_code, out);
+    return zstd_describe(table, out);
 }
 
-static size_t zstd_words_block(const uint32_t *words, size_t count, int first, int last, ZstdScratch *scratch, uint8_t *out) {
-    uint8_t *modes, *at = out + 3;
-    size_t literals, sequences;
-    if (!zstd_split(words, count, first, scratch, &literals, &sequences)) return 0;
-    zstd_put(at, 3 << 2 | (uint64_t)literals << 4, 3); /* as they are, their number in 20 bits */
-    memcpy(at + 3, scratch->literals, literals);
-    at += 3 + literals;
+/* The literals as they are, and the number of sequences. */
+static uint8_t *zstd_put_literals(const uint8_t *literals, size_t count, size_t sequences, uint8_t *at) {
+    zstd_put(at, 3 << 2 | (uint64_t)count << 4, 3); /* their number in 20 bits */
+    memcpy(at + 3, literals, count);
+    at += 3 + count;
     if (sequences < 128) {
         *at++ = (uint8_t)sequences;
     } else if (sequences < 0x7F00) {
@@ -365,13 +378,21 @@ static size_t zstd_words_block(const uint32_t *words, size_t count, int first, i
         zstd_put(at, sequences - 0x7F00, 2);
         at += 2;
     }
-    zstd_share_out(&scratch->length_table, scratch->lengths, (uint32_t)sequences);
-    zstd_share_out(&scratch->match_table, scratch->matches, (uint32_t)sequences);
+    return at;
+}
+
+static size_t zstd_words_block(const uint32_t *words, size_t count, int first, int last, ZstdScratch *scratch, uint8_t *out) {
+    uint8_t *modes, *at = out + 3;
+    size_t literals, sequences;
+    if (!zstd_split(words, count, first, scratch, &literals, &sequences)) return 0;
+    at = zstd_put_literals(scratch->literals, literals, sequences, at);
+    zstd_share_out(&scratch->length_table, scratch->lengths, ZSTD_SYMBOLS, 1, 4, (uint32_t)sequences);
+    zstd_share_out(&scratch->match_table, scratch->matches, ZSTD_SYMBOLS, 0, 4, (uint32_t)sequences);
     modes = at++;
     *modes = 1 << 4; /* all distances have one code: */
-    at = zstd_tell(&scratch->length_table, 1, 6, modes, at);
+    at = zstd_tell(&scratch->length_table, 6, modes, at);
     *at++ = first ? 2 : 0; /* 2: four bytes back, in two bits each; 0: as far back as last time */
-    at = zstd_tell(&scratch->match_table, 0, 2, modes, at);
+    at = zstd_tell(&scratch->match_table, 2, modes, at);
     at = zstd_write_sequences(scratch, sequences, first, at);
     if ((size_t)(at - out) - 3 >= count * 4) return 0;
     zstd_block_head(out, last, 2, (size_t)(at - out) - 3);
