@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from otlp_arrow.model import Rejected
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_64_BITS = (1 << 64) - 1
 
 
 def fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Number and value of each field. Raises ``Rejected``."""
+    """Number and value of each field, but for those of fixed width: none of these messages has any. Raises
+    ``Rejected``."""
     view = memoryview(message)
     at = 0
     while at < len(view):
@@ -28,7 +30,8 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, memoryview | int]
             raise Rejected(f"a message is damaged: wire type {kind}")
         if at + length > len(view):
             raise Rejected("a message ends early")
-        yield number, view[at : at + length]
+        if kind == BYTES:
+            yield number, view[at : at + length]
         at += length
 
 
@@ -48,6 +51,6 @@ def _read_varint(view: memoryview, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at
+            return value & _64_BITS, at
         shift += 7
     raise Rejected("a message is damaged: a number without end")

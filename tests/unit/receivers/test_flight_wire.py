@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pyarrow.flight as flight
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from otlp_arrow.model import Rejected
@@ -78,10 +78,13 @@ def test_any_bytes_are_read_or_refused(message: bytes):
 FIELDS = st.one_of(
     st.builds(wire._number, st.sampled_from([1, 2, 9, 1000]), st.integers(0, 2**64 - 1)),
     st.builds(wire._field, st.sampled_from([1, 2, 3, 12, 1000]), st.binary(max_size=9)),
-    st.sampled_from([b"\x51" + bytes(8), b"\x5d" + bytes(4)]),
+    st.sampled_from([b"\x51" + bytes(8), b"\x5d" + bytes(4), b"\x0d" + bytes(4), b"\x11" + bytes(8)]),
 )
 
 
+@settings(max_examples=300)
+@example([b"\x12\x81" + b"\x80" * 8 + b"\x7e" + b"x"], 0, None)  # a length of more than 64 bits
+@example([b"\x0d" + bytes(4)], 0, None)  # a descriptor that is a fixed32
 @given(
     st.lists(FIELDS, max_size=6),
     st.integers(0, 60),
