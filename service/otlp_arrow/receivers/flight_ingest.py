@@ -173,6 +173,8 @@ class IncomingStream:
     def _keep_dictionary(self, claim: Claim, header: bytes, body: Buffer) -> None:
         message = b"".join(encapsulated(header, body))
         number, decoded_bytes = claim.dictionary_id, claim.decoded_bytes
+        if number not in self._encoded:  # Arrow would not read a log that has it
+            raise Rejected(f"a dictionary with the id {number}, which no field of the schema has")
         if claim.is_delta:
             message = self._dictionaries.get(number, b"") + message
             decoded_bytes += self._claims.get(number, 0)

@@ -188,8 +188,8 @@ def plain_message(signal: Signal, stream: bytes) -> ArrowMessage | None:
             header, body = stream[found.start + 8 : found.body], view[found.body : found.end]
             if found.start == 0:
                 numbers = _dictionaries_of(signal, header)
-            elif found.kind == DICTIONARY and numbers and batch is None:
-                dictionaries[dictionary_id(header)] = _kernel.ArrowDictionary(header, bytes(body))
+            elif found.kind == DICTIONARY and batch is None and (number := dictionary_id(header)) in numbers:
+                dictionaries[number] = _kernel.ArrowDictionary(header, bytes(body))
             elif found.kind == RECORD_BATCH and numbers and batch is None:
                 batch = header, body
             else:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from arrow_forms import batch_of, foreign, with_column, with_values
 from arrow_streams import LIMIT, kept, messages, taken
 from otlp_arrow import codec
+from otlp_arrow.codec.arrow_messages import Kind, layout
+from otlp_arrow.codec.arrow_writing import plain_header
 from otlp_arrow.model import Parts, Rejected, Signal, TooLarge, limits
 from otlp_arrow.receivers.flight_ingest import IncomingStream
 from otlp_arrow.storage.gathering import columns_of_frame
@@ -58,6 +60,16 @@ def test_a_stream_whose_batches_the_kernel_does_not_take_is_cast_at_once_after_s
         assert rows(columns_of_frame(Signal.LOGS, payload)) == rows(columns)
         assert columns.column("time_unix_nano")[0].as_py() is None
     assert looked_at == [False, False, True, True]
+
+
+def test_a_dictionary_that_no_field_has_is_refused_before_it_gets_into_the_log():
+    schema, (header, body), *_ = messages(batch_of(Signal.LOGS))
+    stream = IncomingStream(Signal.LOGS, schema[0], LIMIT)
+    found = layout(header, Kind.DICTIONARY, len(body))
+    assert found is not None
+    with pytest.raises(Rejected, match="a dictionary with the id 77, which no field of the schema has"):
+        stream.take(plain_header(found.rows, found.nodes, found.buffers, len(body), 77), body)
+    assert stream.take(header, body) is None
 
 
 def test_dictionaries_count_towards_the_limit_together_with_the_batch():
