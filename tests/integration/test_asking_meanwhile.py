@@ -16,6 +16,7 @@ from otlp_arrow.app.library import OtlpLibrary
 from otlp_arrow.app.settings import Settings
 from otlp_arrow.model import Signal
 from otlp_arrow.query import LogQuery, SpanStore
+from otlp_arrow.query.source import DirectorySource
 from served import Served
 from waiting import wait_until
 
@@ -93,6 +94,27 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[
     yield open_
     for close in reversed(closing):
         close()
+
+
+def test_what_is_written_after_the_segments_were_looked_at_is_found_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    look = DirectorySource._look_at_segments
+    with library_at(tmp_path) as library, SpanStore.open(tmp_path) as store:
+        library.export_logs(asked.log_request(RECORDS, 0))
+        library.flush()
+        assert by_rows(store) == list(range(RECORDS))
+        library.export_logs(asked.log_request(RECORDS, RECORDS))
+
+        def and_then_it_is_written(source: DirectorySource, signal: Signal) -> Any:
+            units = look(source, signal)
+            monkeypatch.undo()
+            library.flush()
+            library.keep_newest(Signal.LOGS, max_rows=RECORDS, max_bytes=10**9)  # says in the cursor what is stored
+            return units
+
+        monkeypatch.setattr(DirectorySource, "_look_at_segments", and_then_it_is_written)
+        assert by_rows(store)[-RECORDS:] == list(range(RECORDS, 2 * RECORDS))
 
 
 @pytest.mark.parametrize("how", [by_rows, by_sql])

@@ -94,19 +94,24 @@ class DirectorySource:
     def _look(self, signal: Signal) -> View:
         if signal not in self._looked:  # so that a log of gigabytes is not decoded where segments hold all of it
             for each in Signal:
-                self._raise_watermark(each, self._look_at_segments(each))
+                cursor = self._cursor(each)
+                self._raise_watermark(each, cursor, self._look_at_segments(each))
                 self._looked.add(each)
         self._tail.read(self._watermarks)
+        # Before the segments: what is written after a look at them is in none of them, and below a later cursor.
+        cursor = self._cursor(signal)
         units = self._look_at_segments(signal)
-        watermark = self._raise_watermark(signal, units)
+        watermark = self._raise_watermark(signal, cursor, units)
         rows: list[Unit] = [*units, *self._tail.units(signal, watermark)]
         return View(signal, rows, max(watermark, self._tail.newest(signal)), self._tail.frames(signal))
 
-    def _raise_watermark(self, signal: Signal, units: list[FileUnit]) -> int:
+    def _cursor(self, signal: Signal) -> int:
         try:
-            cursor = load_cursor(self._disk, self.layout.writer_cursor)[signal]
+            return load_cursor(self._disk, self.layout.writer_cursor)[signal]
         except Corrupt:
-            cursor = 0
+            return 0
+
+    def _raise_watermark(self, signal: Signal, cursor: int, units: list[FileUnit]) -> int:
         held = max((unit.wal_last for unit in units), default=0)
         self._watermarks[signal] = max(cursor, held)
         return self._watermarks[signal]
