@@ -22,6 +22,7 @@ import pytest
 
 from arrow_forms import batch_of, foreign, with_column
 from certificates import Certificates
+from direct import takes_direct
 from doors import CountingMeter, until
 from otlp_arrow.codec.arrow_messages import to_stream
 from otlp_arrow.codec.schema import SCHEMAS
@@ -147,8 +148,9 @@ async def test_other_types_and_compressed_batches_are_taken(door: Door, compress
         assert table_rows(await ask(get, door.client, signal)) == rows(BATCHES[signal])
 
 
+@pytest.mark.parametrize("dictionaries", ["shared", "own"])
 async def test_large_batches_go_to_the_log_from_the_memory_that_they_were_received_in(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, dictionaries: str
 ):
     """All but the first one, from which the door learns where the rows of a message begin."""
     if engine != "compiled" or not takes_direct(tmp_path):
@@ -166,10 +168,14 @@ async def test_large_batches_go_to_the_log_from_the_memory_that_they_were_receiv
     assert limits.IN_PLACE_BYTES < nbytes < 2 * limits.MIB
     settings = PipelineSettings(StorageSettings(tmp_path, wal_direct=True), write_interval_secs=3600)
     async with open_door(tmp_path, settings) as opened:
-        results = await ask(put, opened.client, Signal.TRACES, *[batch] * 8)
+        sent = [batch] * 8
+        if dictionaries == "own":
+            names = [pa.array([f"{number}"] * batch.num_rows).dictionary_encode() for number in range(8)]
+            sent = [with_column(batch, "name", each) for each in names]
+        results = await ask(put, opened.client, Signal.TRACES, *sent)
         assert [result["rows"] for result in results] == [batch.num_rows] * 8
         assert sum(copied) < 3 * nbytes
-        assert table_rows(await ask(get, opened.client, Signal.TRACES)) == rows(batch) * 8
+        assert table_rows(await ask(get, opened.client, Signal.TRACES)) == [row for each in sent for row in rows(each)]
 
 
 @pytest.mark.parametrize("signal", Signal)
@@ -180,16 +186,6 @@ async def test_columns_may_come_in_any_order_and_with_nulls_allowed(door: Door, 
     assert table_rows(await ask(get, door.client, signal)) == rows(BATCHES[signal]) * 2
     await door.pipeline.flush()
     assert table_rows(await ask(get, door.client, signal)) == rows(BATCHES[signal]) * 2
-
-
-def takes_direct(directory: Path) -> bool:
-    file = disk.SystemDisk().create(directory / "tried", direct=True)
-    try:
-        file.append([bytes(4096)])
-        return file.block_bytes == 4096
-    finally:
-        file.close()
-        file.path.unlink()
 
 
 async def test_each_batch_may_have_dictionaries_of_its_own(door: Door):

@@ -27,7 +27,7 @@ import pyarrow as pa
 from otlp_arrow.codec.lazy_compute import pc
 from otlp_arrow.codec.origin import SERVICE_NAME
 from otlp_arrow.codec.rejection import SPAN_ID_BYTES, TRACE_ID_BYTES
-from otlp_arrow.codec.schema import BYTES, KEYWORD, MAP, SCHEMAS, SLICE, STR, TIME, VALUE
+from otlp_arrow.codec.schema import BYTES, KEYWORD, MAP, SCHEMAS, SLICE, STR, TIME, VALUE, fields_of
 from otlp_arrow.codec.values import from_value
 from otlp_arrow.model import Rejected, Signal, TooLarge, limits
 
@@ -124,14 +124,8 @@ def _refuse_extension(field: pa.Field, path: str) -> None:
     metadata = field.metadata or {}
     if isinstance(field.type, pa.BaseExtensionType) or EXTENSION_KEY in metadata or EXTENSION_KEY.lower() in metadata:
         raise Rejected(f"column {path!r} is of an extension type; send its storage type")
-    for child in _fields(field.type):
+    for child in fields_of(field.type):
         _refuse_extension(child, f"{path}.{child.name}")
-
-
-def _fields(type_: pa.DataType) -> list[pa.Field]:
-    if pa.types.is_map(type_):
-        return [type_.key_field, type_.item_field]
-    return [type_.field(index) for index in range(type_.num_fields)] if pa.types.is_nested(type_) else []
 
 
 def _positions(signal: Signal, schema: pa.Schema) -> dict[str, int]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from otlp_arrow.codec.arrow_messages import Buffer, Kind, dictionary_ids, layout
 from otlp_arrow.codec.arrow_writing import plain_header
-from otlp_arrow.codec.schema import SCHEMAS
+from otlp_arrow.codec.schema import SCHEMAS, fields_of
 from otlp_arrow.model import Signal
 
 
@@ -114,7 +114,7 @@ def _extent(type_: pa.DataType) -> tuple[int, int, int]:
     if pa.types.is_dictionary(type_):
         return 1, 2, 1
     if pa.types.is_nested(type_):
-        inner = [_extent(field.type) for field in _fields(type_)]
+        inner = [_extent(field.type) for field in fields_of(type_)]
         nodes, buffers, encoded = (sum(figures) for figures in zip(*inner, strict=True))
         if pa.types.is_map(type_):  # the struct of its entries
             nodes, buffers = nodes + 1, buffers + 1
@@ -125,16 +125,10 @@ def _extent(type_: pa.DataType) -> tuple[int, int, int]:
 def _least_bits_per_row(type_: pa.DataType) -> int:
     """What a row of a column takes at least in a batch, bitmaps apart."""
     if pa.types.is_struct(type_):
-        return sum(_least_bits_per_row(field.type) for field in _fields(type_))
+        return sum(_least_bits_per_row(field.type) for field in fields_of(type_))
     if pa.types.is_nested(type_) or pa.types.is_string(type_) or pa.types.is_binary(type_):
         return 32
     return int(type_.index_type.bit_width if pa.types.is_dictionary(type_) else type_.bit_width)
-
-
-def _fields(type_: pa.DataType) -> list[pa.Field]:
-    if pa.types.is_map(type_):
-        return [type_.key_field, type_.item_field]
-    return [type_.field(index) for index in range(type_.num_fields)]
 
 
 def _nulls(type_: pa.DataType, rows: int) -> list[tuple[int, list[int]]]:
@@ -142,7 +136,7 @@ def _nulls(type_: pa.DataType, rows: int) -> list[tuple[int, list[int]]]:
     bitmap = (rows + 7) // 8
     if pa.types.is_struct(type_):
         found = [(rows, [bitmap])]
-        for field in _fields(type_):
+        for field in fields_of(type_):
             found += _nulls(field.type, rows)
         return found
     if pa.types.is_list(type_):

@@ -188,3 +188,10 @@ TIME_COLUMN = {
     Signal.LOGS: "time_unix_nano",
 }
 """The column a reader prunes by. Log records may lack it: then ``observed_time_unix_nano`` counts."""
+
+
+def fields_of(type_: pa.DataType) -> list[pa.Field]:
+    """The fields of a nested type; key and item of a map."""
+    if pa.types.is_map(type_):
+        return [type_.key_field, type_.item_field]
+    return [type_.field(index) for index in range(type_.num_fields)] if pa.types.is_nested(type_) else []

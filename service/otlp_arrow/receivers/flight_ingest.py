@@ -60,18 +60,19 @@ class IncomingStream:
             raise Rejected("an Arrow stream begins with its schema")
         self._schema = b"".join(encapsulated(harmless_schema(header), b""))
         try:
-            self._caster = Caster(signal, pa.ipc.read_schema(pa.py_buffer(self._schema)))
+            schema = pa.ipc.read_schema(pa.py_buffer(self._schema))
+            self._caster = Caster(signal, schema)
         except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: names that are no UTF-8
             raise Rejected(f"the schema is damaged: {error}") from error
         self._encoded = dictionary_ids(header)
-        self._rearranged = None if self._caster.exact else _rearrangement(signal, self._schema, self._encoded)
+        self._rearranged = None if self._caster.exact else _rearrangement(signal, schema, self._encoded)
         self._may_be_plain = kernel_available() and (self._caster.exact or self._rearranged is not None)
         self._doubts = 0
         self._dictionaries: dict[int, bytes] = {}
         self._plain: dict[int, object] = {}  # of the dictionaries: as the kernel reads them
         self._all_plain: tuple[object, ...] | None = None
         self._before = b""  # the messages that every batch of the stream needs before it,
-        self._stored_before: bytes | None = b""  # and those that one does once it is rearranged; None: it cannot be
+        self._before_rearranged = b""  # and those that one needs once it is rearranged
         self._claims: dict[int, int] = {}  # of the dictionaries: decoded bytes
         self.dictionary_bytes = 0  # memory that the stream's dictionaries hold
 
@@ -95,11 +96,11 @@ class IncomingStream:
         if dictionaries is None:
             return None
         if self._rearranged is None:
-            before: bytes | None = self._client_before()
+            before = self._client_before()
         else:
-            before = self._before_rearranged(self._rearranged)
             found = self._rearranged.batch(header, body)
-            if before is None or found is None:
+            before = self._stored_before(self._rearranged)
+            if not before or found is None:
                 return None
             header, body = found
         self._bound(len(body), len(body))
@@ -130,21 +131,20 @@ class IncomingStream:
             self._before = b"".join((self._schema, *self._dictionaries.values()))
         return self._before
 
-    def _before_rearranged(self, rearranged: Rearrangement) -> bytes | None:
-        if self._stored_before == b"":
+    def _stored_before(self, rearranged: Rearrangement) -> bytes:
+        """Empty if a dictionary is only for Arrow to read."""
+        if not self._before_rearranged:
             messages = [b"".join(encapsulated(rearranged.schema, b""))]
             for number, given in zip(rearranged.numbers, rearranged.dictionaries, strict=True):
                 sent, body = _apart(self._dictionaries[given])
                 header = rearranged.dictionary(sent, body, number)
                 if header is None:
-                    self._stored_before = None
-                    return None
+                    return b""
                 messages.append(b"".join(encapsulated(header, body)))
-            self._stored_before = b"".join(messages)
-        return self._stored_before
+            self._before_rearranged = b"".join(messages)
+        return self._before_rearranged
 
-    def _payload(self, before: bytes | None, header: bytes, body: Buffer) -> Parts:
-        assert before is not None
+    def _payload(self, before: bytes, header: bytes, body: Buffer) -> Parts:
         worth_it = len(body) >= limits.IN_PLACE_BYTES and len(before) % 8 == 0
         if not worth_it or _kernel is None or _kernel.address_of(body) % limits.DIRECT_BLOCK_BYTES:
             return Parts((before, *encapsulated(header, body), END_OF_STREAM))
@@ -187,7 +187,7 @@ class IncomingStream:
                 pass  # Arrow reads it, or has the words for what is wrong with it
         self.dictionary_bytes += len(message) - len(self._dictionaries.get(number, b""))
         self._dictionaries[number] = message
-        self._before = self._stored_before = b""
+        self._before = self._before_rearranged = b""
         self._claims[number] = decoded_bytes
         self._bound(0, 0)
 
@@ -200,10 +200,10 @@ class IncomingStream:
             )
 
 
-def _rearrangement(signal: Signal, schema: bytes, numbers: list[int]) -> Rearrangement | None:
+def _rearrangement(signal: Signal, schema: pa.Schema, numbers: list[int]) -> Rearrangement | None:
     if rearranging is None or not kernel_available():
         return None
-    found: Rearrangement | None = rearranging.rearrangement(signal, pa.ipc.read_schema(pa.py_buffer(schema)), numbers)
+    found: Rearrangement | None = rearranging.rearrangement(signal, schema, numbers)
     return found
 
 

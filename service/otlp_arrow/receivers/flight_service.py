@@ -296,7 +296,8 @@ class Put:
             if stream is None:
                 self._open(data)
             elif data.header:  # else: application metadata without data
-                self._call.lay_out(data.body_at)
+                if len(data.body) >= limits.IN_PLACE_BYTES:  # not a dictionary's: they come between batches
+                    self._call.lay_out(data.body_at)
                 self._accept(message, stream.take(data.header, data.body))
         except Exception as error:
             self._fail(error)

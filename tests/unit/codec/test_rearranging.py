@@ -124,7 +124,7 @@ def test_columns_of_another_type_are_not_rearranged():
 
 
 @pytest.mark.parametrize("claimed", [2**31, 2**40, 2**62])
-def test_rows_that_have_no_bytes_do_not_ask_for_memory(claimed: int):
+def test_rows_that_have_no_bytes_ask_for_none(claimed: int):
     batch = SMALL[Signal.TRACES]
     names = [n for n in batch.schema.names if n not in ("trace_state", "parent_span_id")]
     schema, *_, (header, body) = messages(named(batch, names))

@@ -280,9 +280,7 @@ def test_calls_are_heard_alike_however_the_bytes_are_cut(
     step=st.sampled_from([7_001, 20_000, 1 << 18]),
     in_place=st.booleans(),
 )
-def test_large_messages_lie_in_memory_as_their_owner_wishes(
-    sizes: list[int], page_at: int, step: int, in_place: bool
-) -> None:
+def test_large_messages_lie_where_their_owner_wishes(sizes: list[int], page_at: int, step: int, in_place: bool) -> None:
     server = greeted(many=True)
     server.feed(frame(HEADERS, END_HEADERS, 1, block()))
     server.streams[0].page_at = page_at

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from direct import takes_direct
 from otlp_arrow.model import Encoding, Parts, Signal
 from otlp_arrow.model.limits import DIRECT_WRITE_BYTES, FRAME_HEAD_BYTES, IN_PLACE_BYTES
 from otlp_arrow.query.wal_tail import WalTail
@@ -26,16 +27,6 @@ from otlp_arrow.testing.faulty_disk import FaultyDisk
 from records import request
 
 BLOCK = 4096
-
-
-def takes_direct(directory: Path) -> bool:
-    file = SystemDisk().create(directory / "tried", direct=True)
-    try:
-        file.append([bytes(BLOCK)])
-        return file.block_bytes == BLOCK
-    finally:
-        file.close()
-        file.path.unlink()
 
 
 @pytest.fixture(params=["system", "faulty"])
@@ -207,8 +198,9 @@ def test_a_short_write_is_cut_back_to_a_block(tmp_path: Path, after_bytes: int):
     assert file_of(tmp_path).stat().st_size == FRAMES_BEGIN + 2 * BLOCK
 
 
+@pytest.mark.parametrize("large", ["copied", "in place"])
 def test_a_disk_that_fills_up_between_the_parts_of_an_append_keeps_nothing_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: str
 ):
     disk = SystemDisk()
     Layout(tmp_path).wal.mkdir()
@@ -226,7 +218,7 @@ def test_a_disk_that_fills_up_between_the_parts_of_an_append_keeps_nothing_of_it
     with monkeypatch.context() as patched:
         patched.setattr(os, "writev", full)
         with pytest.raises(OSError, match="No space"):
-            append(wal, b"x" * 5_000_000)
+            append(wal, b"x" * 5_000_000 if large == "copied" else in_place(5_000_000))
     assert room == [0]
     keep(wal, b"b")
     assert held(wal) == [b"a", b"b"]
@@ -251,6 +243,11 @@ def paged(size: int, seed: int = 1) -> memoryview:
     memory = mmap.mmap(-1, max(size, 1))
     memory[:size] = noise(size, seed)[:size]
     return memoryview(memory)[:size].toreadonly()
+
+
+def in_place(size: int) -> Parts:
+    """A payload that is not copied but for its ends, in a frame at a block."""
+    return Parts((bytes(BLOCK - FRAME_HEAD_BYTES), paged(size), b"the end."), BLOCK - FRAME_HEAD_BYTES)
 
 
 def copied_bytes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -330,11 +327,11 @@ def test_a_disk_that_takes_nothing_directly_gets_the_same_log_without_whole_bloc
     assert held(wal) == [b"a", b"b" * 9]
 
 
-@pytest.mark.parametrize("refused_at", [1, 2, 3, 5])
+@pytest.mark.parametrize("refused_at", [1, 2, 3, 5, 6])
 def test_a_file_system_that_opens_and_then_refuses_a_write_gets_it_through_the_page_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_at: int
 ):
-    """At the header, at an append of one part, at the first and at a later part of a large one."""
+    """At the header, at an append of one part, at the first and at a later part of a large one, at one in place."""
     if not takes_direct(tmp_path):
         pytest.skip("the file system of the test does not take O_DIRECT")
     import fcntl
@@ -353,9 +350,10 @@ def test_a_file_system_that_opens_and_then_refuses_a_write_gets_it_through_the_p
         patched.setattr(os, "writev", refusing)
         keep(wal, b"small")
         keep(wal, b"large" * 600_000, b"and more")
-        keep(wal, b"last")
+        keep(wal, in_place(400_000), b"last")
     assert wal._current is not None
     assert wal._current.block_bytes == 1
-    assert held(wal) == [b"small", b"large" * 600_000, b"and more", b"last"]
+    expected = [b"small", b"large" * 600_000, b"and more", in_place(400_000).joined(), b"last"]
+    assert held(wal) == expected
     wal.close()
-    assert held(opened(SystemDisk(), tmp_path)) == [b"small", b"large" * 600_000, b"and more", b"last"]
+    assert held(opened(SystemDisk(), tmp_path)) == expected
