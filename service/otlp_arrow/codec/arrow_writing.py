@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from otlp_arrow.codec import _kernel
-from otlp_arrow.codec.arrow_messages import Buffer, Kind, dictionary_ids, encapsulated
+from otlp_arrow.codec.arrow_messages import Buffer, Kind, dictionary_ids
 from otlp_arrow.codec.interface import ColumnMemory, Memory
 
 # Below this many bytes a frame's head and tables are most of it.
@@ -68,16 +68,9 @@ class StreamWriter:
         """Somebody else wrote to the stream: all dictionaries are written again."""
         self._written.clear()
 
-    def write(self, columns: ColumnMemory, metadata: Mapping[str, str]) -> list[Buffer]:
-        """One unit: dictionaries as far as they have changed, then the batch."""
-        return [
-            part
-            for header, body in self.messages(columns, metadata)
-            for part in (*encapsulated(header, b"")[:2], *body)
-        ]
-
     def messages(self, columns: ColumnMemory, metadata: Mapping[str, str]) -> Iterator[tuple[bytes, list[Buffer]]]:
-        """The same message by message: the flatbuffer, and its body in pieces. What is not compressed may be memory of
+        """One unit: dictionaries as far as they have changed, then the batch. Of each message the flatbuffer, and its body
+        in pieces. What is not compressed may be memory of
         the ``columns``, which its owner keeps as long as the pieces are there."""
         for number, path in self._dictionaries:
             words = columns.parts[path + "{}"]

@@ -47,6 +47,10 @@ DIRECT_WRITE_BYTES = MIB
 """One write past the page cache: what is copied into an aligned buffer at a time. Half of it and twice of it cost
 more CPU a byte (decisions/0010)."""
 
+PAST_CACHE_UNIT_BYTES = 256 * KIB
+"""A unit of a segment from this size on is written past the page cache: thousands of rows a flush, which would push
+everything else out of it and cost a page of memory each 4 KiB. Smaller ones stay where a question finds them."""
+
 IN_PLACE_BYTES = 64 * KIB
 """A piece of a request from this size on is written to the log from where it lies, if it lies at a page; below, copying
 it costs less than a piece more in the write."""

@@ -386,6 +386,7 @@ class Pipeline:
         for pool in self._pools.values():
             pool.drop()
         self._intake.relax()
+        self.store.relax()
         release_unused_memory()
 
     # -- books and status ------------------------------------------------------------------------

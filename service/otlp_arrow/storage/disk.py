@@ -50,8 +50,9 @@ class DiskFile(Protocol):
     size: int
     block_bytes: int
 
-    def append(self, buffers: Sequence[Buffer]) -> int:
-        """Write all buffers at the end, in order; the number of bytes written."""
+    def append(self, buffers: Sequence[Buffer], *, past_cache: bool = False) -> int:
+        """Write all buffers at the end, in order; the number of bytes written. ``past_cache``: without leaving them in
+        the page cache, if that can be done; all but the first and the last block, which may be shared."""
 
     def sync(self) -> None:
         """Data and size are on stable storage when this returns."""
@@ -119,14 +120,39 @@ class SystemFile:
         self.path = path
         self.size = size
         self._descriptor = descriptor
-        self.block_bytes = DIRECT_BLOCK_BYTES if direct and _set_direct(descriptor, True) else 1
+        self._is_direct = direct and _set_direct(descriptor, True)
+        self._refuses_direct = False
+        self.block_bytes = DIRECT_BLOCK_BYTES if self._is_direct else 1
         self._aligned: mmap.mmap | None = None
         self._aligned_lock = threading.Lock()  # ``relax`` comes from another thread
 
-    def append(self, buffers: Sequence[Buffer]) -> int:
-        written = _write_all(self._descriptor, buffers) if self.block_bytes == 1 else self._append_directly(buffers)
+    def append(self, buffers: Sequence[Buffer], *, past_cache: bool = False) -> int:
+        if self.block_bytes > 1:
+            written = self._append_directly(buffers)
+        elif past_cache and not self._refuses_direct:
+            written = self._append_past_cache(buffers)
+        else:
+            written = _write_all(self._descriptor, buffers)
         self.size += written
         return written
+
+    def _append_past_cache(self, buffers: Sequence[Buffer]) -> int:
+        """The whole blocks directly; what comes before and after them shares its block with other appends."""
+        total = sum(map(len, buffers))
+        head = min(-self.size % DIRECT_BLOCK_BYTES, total)
+        tail = (total - head) % DIRECT_BLOCK_BYTES
+        rest = _skip(buffers, head)
+        _write_all(self._descriptor, _first(buffers, head))
+        self._is_direct = _set_direct(self._descriptor, True)
+        self._refuses_direct = not self._is_direct
+        try:
+            self._append_directly(_first(rest, total - head - tail))
+        finally:
+            if self._is_direct:
+                self._is_direct = False
+                _set_direct(self._descriptor, False)
+        _write_all(self._descriptor, _skip(rest, total - head - tail))
+        return total
 
     def _append_directly(self, buffers: Sequence[Buffer]) -> int:
         written = 0
@@ -144,10 +170,11 @@ class SystemFile:
             try:
                 done += os.writev(self._descriptor, _skip(run, done))
             except OSError as error:
-                if error.errno != errno.EINVAL or self.block_bytes == 1:
+                if error.errno != errno.EINVAL or not self._is_direct:
                     raise
                 log.info("%s is written through the page cache: %s", self.path.name, error)
                 _set_direct(self._descriptor, False)
+                self._is_direct, self._refuses_direct = False, True
                 self.block_bytes = 1
         return wanted
 
@@ -318,7 +345,17 @@ def _write_vector(descriptor: int, buffers: list[Buffer]) -> int:
     return wanted
 
 
-def _skip(buffers: list[Buffer], count: int) -> list[Buffer]:
+def _first(buffers: Sequence[Buffer], count: int) -> list[Buffer]:
+    first: list[Buffer] = []
+    for buffer in buffers:
+        if count <= len(buffer):
+            return [*first, memoryview(buffer)[:count]] if count else first
+        first.append(buffer)
+        count -= len(buffer)
+    return first
+
+
+def _skip(buffers: Sequence[Buffer], count: int) -> list[Buffer]:
     for index, buffer in enumerate(buffers):
         if count < len(buffer):
             return [memoryview(buffer)[count:], *buffers[index + 1 :]]

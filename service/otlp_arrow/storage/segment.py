@@ -16,11 +16,12 @@ from types import ModuleType
 import pyarrow as pa
 
 from otlp_arrow.codec import ColumnMemory
+from otlp_arrow.codec.arrow_messages import encapsulated
 from otlp_arrow.codec.schema import SIGNAL_KEY, VERSION_KEY
 from otlp_arrow.model import Signal
-from otlp_arrow.model.limits import RESYNC_BYTES_PER_BYTE
+from otlp_arrow.model.limits import PAST_CACHE_UNIT_BYTES, RESYNC_BYTES_PER_BYTE
 from otlp_arrow.storage.checksum import crc32
-from otlp_arrow.storage.disk import Disk
+from otlp_arrow.storage.disk import Buffer, Disk
 from otlp_arrow.storage.ipc import (
     CONTINUATION,
     DICTIONARY,
@@ -148,21 +149,32 @@ class SegmentFile:
 
         Raises ``OSError`` if the disk refuses; the segment must then be given up with ``abandon``.
         """
-        data = self._unit_of_memory(rows, unit) if isinstance(rows, ColumnMemory) else self._unit_of_batch(rows, unit)
-        _put_checksum(data)
-        self._file.append([data])
+        parts = self._unit_of_memory(rows, unit) if isinstance(rows, ColumnMemory) else self._unit_of_batch(rows, unit)
+        size = sum(map(len, parts))
+        self._file.append(parts, past_cache=size >= PAST_CACHE_UNIT_BYTES)
         self._file.sync()
         self.opened_units += 1
-        return len(data)
+        return size
 
-    def _unit_of_memory(self, columns: ColumnMemory, unit: UnitRange) -> bytearray:
+    def relax(self) -> None:
+        """Give back memory that is kept for the next unit. On any thread."""
+        self._file.relax()
+
+    def _unit_of_memory(self, columns: ColumnMemory, unit: UnitRange) -> list[Buffer]:
         assert self._writer is not None
-        data = bytearray() if self.opened_units else bytearray(self._writer.schema_message)
-        for part in self._writer.write(columns, unit.metadata()):
-            data += part
-        return data
+        parts: list[Buffer] = [] if self.opened_units else [self._writer.schema_message]
+        for header, body in self._writer.messages(columns, unit.metadata()):
+            prefix, header, _ = encapsulated(header, b"")
+            parts += prefix, header, *body
+        last = len(parts) - len(body) - 1
+        parts[last] = header.replace(_CRC_PLACEHOLDER, _NO_CRC, 1)
+        checksum = 0
+        for part in parts:
+            checksum = crc32(part, checksum)
+        parts[last] = header.replace(_CRC_PLACEHOLDER, b"%08x" % checksum, 1)
+        return parts
 
-    def _unit_of_batch(self, batch: pa.RecordBatch, unit: UnitRange) -> bytearray:
+    def _unit_of_batch(self, batch: pa.RecordBatch, unit: UnitRange) -> list[Buffer]:
         """By pyarrow, with all its dictionaries: it knows nothing of those that another writer wrote."""
         if self._writer is not None:
             self._writer.forget_dictionaries()
@@ -173,7 +185,8 @@ class SegmentFile:
         data = bytearray(buffer.getbuffer()[: -len(END_OF_STREAM)])
         if self.opened_units:
             del data[:schema_bytes]
-        return data
+        _put_checksum(data)
+        return [data]
 
     def close(self) -> None:
         """Write the end-of-stream marker, sync, close. Raises ``OSError``; the units stand all the same."""

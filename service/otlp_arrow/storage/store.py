@@ -328,6 +328,11 @@ class Store:
         if known is not None:
             self.catalog.put(dataclasses.replace(known, closed=True, size_bytes=good_size + len(END_OF_STREAM)))
 
+    def relax(self) -> None:
+        """Give back memory that is kept for the next unit. On any thread."""
+        for file in list(self._files.values()):
+            file.relax()
+
     def close_aged_segments(self) -> None:
         """Close the segments that have been open for ``max_file_age_secs``."""
         now_ns = self._time_ns()

@@ -304,7 +304,7 @@ class FaultyFile:
         self._inode = inode
         self._real: DiskFile | None = real
 
-    def append(self, buffers: Sequence[Buffer]) -> int:
+    def append(self, buffers: Sequence[Buffer], *, past_cache: bool = False) -> int:
         """Write all buffers, or as many bytes as the fault or the capacity allows."""
         written = self._disk._append(self, self._alive(), buffers)
         self.size += written

@@ -13,7 +13,7 @@ from hypothesis import given
 
 from otlp_arrow import codec
 from otlp_arrow.codec import SCHEMAS
-from otlp_arrow.codec.arrow_messages import END_OF_STREAM, Kind, dictionary_ids, inspect
+from otlp_arrow.codec.arrow_messages import END_OF_STREAM, Kind, dictionary_ids, encapsulated, inspect
 from otlp_arrow.codec.arrow_writing import StreamWriter
 from otlp_arrow.model import Rejected, Signal
 from otlp_arrow.storage.ipc import Message, walk
@@ -37,8 +37,8 @@ def stream(
             writer.forget_dictionaries()
         memory = builder.memory()
         assert memory is not None
-        for part in writer.write(memory, {"unit": str(number), "empty": ""}):
-            data += part
+        for header, body in writer.messages(memory, {"unit": str(number), "empty": ""}):
+            data += b"".join((*encapsulated(header, b""), *body))
     return bytes(data) + END_OF_STREAM, expected
 
 
