@@ -4,18 +4,21 @@
     python benchmarks/flight.py --rows 4096 --streams 2 --own-dictionaries
     python benchmarks/flight.py --under-way 1                # each batch waits for its acknowledgement
     python benchmarks/flight.py --form reordered             # as other programs have the columns
+    python benchmarks/flight.py --bare                       # the floor: a stock server that drops them
 
 The figure is CPU of the whole server process, from the first batch until everything is in synced segments and the
-process has come to rest: checks, log, sync and segments included. Linux only (``/proc``).
+process has come to rest: checks, log, sync and segments included. The second one is without the thread that writes the
+segments: what a batch costs until it is acknowledged. Linux only (``/proc``).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import cycle
@@ -24,13 +27,16 @@ from pathlib import Path
 import payloads
 import pyarrow as pa
 import pyarrow.flight as flight
-from servers import Collector, Stored, scratch
+from servers import Collector, Server, Stored, scratch
 
 from otlp_arrow import codec
 from otlp_arrow.model import Signal
 
 UNDER_WAY = 16
 """Batches of a stream that are not acknowledged yet; the server takes as many before it holds a client back."""
+
+WRITER = "otlp-write"
+"""The thread that writes segments."""
 
 LEFT_OUT = ("trace_state", "status_message", "sum", "bucket_counts")
 
@@ -69,18 +75,32 @@ class FlightCollector(Collector):
         }
 
 
+class BareFlight(Server):
+    """The floor: a stock pyarrow.flight server and nothing behind it (``bare_flight.py``)."""
+
+    name = "bare pyarrow.flight"
+
+    @property
+    def last_port(self) -> int:
+        return self.http_port
+
+    def command(self) -> Sequence[str]:
+        return [sys.executable, str(Path(__file__).with_name("bare_flight.py")), "--port", str(self.http_port)]
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run. ``stored`` is counted in the files after the end."""
+    """One run. ``stored`` is counted in the files after the end; None for who keeps nothing."""
 
     cpu_us_per_row: float
+    acknowledged_us_per_row: float
     system_share: float
     rows: int
     rows_per_s: float
     p50_ms: float
     p95_ms: float
     peak_rss_mib: float
-    stored: Stored
+    stored: Stored | None
 
 
 def batches(rows: int, signal: Signal = Signal.TRACES, own_dictionaries: bool = False) -> list[pa.RecordBatch]:
@@ -103,15 +123,16 @@ def measure(
     streams: int,
     rest: float,
     under_way: int = UNDER_WAY,
+    kind: type[Server] = FlightCollector,
 ) -> Measured:
-    """Start a collector, put for ``seconds``, flush, rest, stop, count."""
-    with FlightCollector(directory) as server:
+    """Start a server, put for ``seconds``, flush, rest, stop, count."""
+    with kind(directory) as server:
         location = f"grpc://localhost:{server.http_port}"
         _put(location, signal, sent, 0.3)  # connections, first segment, code that is loaded on first use
         with flight.connect(location) as client:
             list(client.do_action("flush"))
         time.sleep(rest)
-        before, began = server.usage(), time.monotonic()
+        before, writing, began = server.usage(), server.thread_cpu_s(WRITER), time.monotonic()
         with ThreadPoolExecutor(streams) as pool:
             done = list(pool.map(lambda _: _put(location, signal, sent, seconds, under_way), range(streams)))
         elapsed = time.monotonic() - began
@@ -119,6 +140,7 @@ def measure(
             list(client.do_action("flush"))
         time.sleep(rest)
         after = server.usage()
+        writing = server.thread_cpu_s(WRITER) - writing
         server.stop()
         stored = server.stored(signal.value)
     rows = sum(rows for rows, _ in done)
@@ -126,6 +148,7 @@ def measure(
     cpu = after.cpu_s - before.cpu_s
     return Measured(
         cpu * 1e6 / rows,
+        (cpu - writing) * 1e6 / rows,
         (after.system_s - before.system_s) / cpu,
         rows,
         rows / elapsed,
@@ -184,11 +207,12 @@ def main() -> None:
     parser.add_argument("--form", choices=FORMS, default="stored", help="how the columns come (stored)")
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--own-dictionaries", action="store_true", help="dictionaries change with every batch")
+    parser.add_argument("--bare", action="store_true", help="a stock server that keeps nothing")
     parser.add_argument("--directory", type=Path, help="where to write")
     options = parser.parse_args()
     sent = [FORMS[options.form](batch) for batch in batches(options.rows, options.signal, options.own_dictionaries)]
-    print("| CPU µs/row | system | rows/s | ack p50 / p95 ms | bytes/row | RSS peak MiB |")
-    print("|---:|---:|---:|---:|---:|---:|")
+    print("| CPU µs/row | until acknowledged | system | rows/s | ack p50 / p95 ms | bytes/row | RSS peak MiB |")
+    print("|---:|---:|---:|---:|---:|---:|---:|")
     for _ in range(options.repeat):
         with scratch(options.directory) as directory:
             got = measure(
@@ -199,11 +223,12 @@ def main() -> None:
                 streams=options.streams,
                 rest=options.rest,
                 under_way=options.under_way,
+                kind=BareFlight if options.bare else FlightCollector,
             )
         print(
-            f"| {got.cpu_us_per_row:.2f} | {got.system_share:.0%} | {got.rows_per_s:,.0f} "
-            f"| {got.p50_ms:.1f} / {got.p95_ms:.1f} | {got.stored.bytes / got.stored.records:.0f} "
-            f"| {got.peak_rss_mib:.0f} |",
+            f"| {got.cpu_us_per_row:.2f} | {got.acknowledged_us_per_row:.2f} | {got.system_share:.0%} "
+            f"| {got.rows_per_s:,.0f} | {got.p50_ms:.1f} / {got.p95_ms:.1f} "
+            f"| {got.stored.bytes / got.stored.records if got.stored else 0:.0f} | {got.peak_rss_mib:.0f} |",
             flush=True,
         )
 

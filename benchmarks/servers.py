@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import mmap
 import os
@@ -118,6 +119,15 @@ class Server:
             return _usage(self._process.pid)
         except (FileNotFoundError, ProcessLookupError):
             raise RuntimeError(f"{self.name} ended early:\n{self.log()}") from None
+
+    def thread_cpu_s(self, name: str) -> float:
+        """CPU seconds so far of the process's threads that the system knows as ``name``."""
+        total_ns = 0
+        for task in Path(f"/proc/{self._process.pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                if (task / "comm").read_text().strip() == name:
+                    total_ns += int((task / "schedstat").read_text().split()[0])
+        return total_ns / 1e9
 
     def _wait_until_open(self) -> None:
         end = time.monotonic() + START_TIMEOUT_S

@@ -28,5 +28,5 @@ LD_PRELOAD=$(gcc -print-file-name=libasan.so) \
     ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 \
     UBSAN_OPTIONS=print_stacktrace=1 \
     PYTHONMALLOC=malloc ARROW_DEFAULT_MEMORY_POOL=system PYTHONPATH="$build/service" \
-    "$python" -X faulthandler -m pytest -n 0 tests/unit/codec/test_kernel*.py tests/unit/codec/test_gather.py tests/unit/codec/test_rearranging.py \
-    tests/unit/codec/test_arrow_writing.py tests/unit/codec/test_zstd_frames.py tests/unit/receivers/test_http2.py tests/unit/receivers/test_flight_wire.py -p no:cacheprovider -k "not memory" "$@"
+    "$python" -X faulthandler -m pytest -n 0 tests/unit/codec/test_kernel*.py tests/unit/codec/test_gather.py tests/unit/codec/test_repeated.py \
+    tests/unit/codec/test_rearranging.py tests/unit/codec/test_arrow_writing.py tests/unit/codec/test_zstd_frames.py tests/unit/receivers/test_http2.py tests/unit/receivers/test_flight_wire.py -p no:cacheprovider -k "not memory" "$@"

@@ -32,6 +32,7 @@ cdef extern from "kernel_parts/bytes.h" nogil:
     bint is_ascii(const uint8_t* text, size_t n)
     bint is_utf8(const uint8_t* text, size_t n)
     uint32_t hash_bytes(const uint8_t* data, size_t n, uint64_t key)
+    void name_this_thread(const char* name)
 
 cdef extern from "kernel_parts/bitmaps.h" nogil:
     const int BITS_STR, BITS_INT, BITS_DOUBLE, BITS_BOOL, BITS_BYTES, BITS_TRUE, VALUE_BITMAPS
@@ -42,6 +43,7 @@ cdef extern from "kernel_parts/bitmaps.h" nogil:
     bint bits_where_not_zero_pair(const uint64_t* values, size_t n, uint8_t* bits)
     bint bits_where_not_empty(const int32_t* offsets, size_t n, uint8_t* bits)
     size_t bits_count(const uint8_t* bits, size_t n)
+    size_t bits_likenesses(const uint8_t* bits, size_t first, size_t count, size_t times)
     bint bits_where_not_negative(const int32_t* values, size_t n, uint8_t* bits)
 
 cdef extern from "kernel_parts/doubles.h" nogil:
@@ -64,6 +66,15 @@ cdef extern from "kernel_parts/zstd_frames.h" nogil:
 cdef extern from "kernel_parts/zstd_columns.h" nogil:
     size_t zstd_column_bound(size_t size)
     size_t zstd_column(const uint8_t* data, size_t size, size_t width, uint8_t* out)
+    size_t bytes_alike "zstd_alike"(const uint8_t* at, const uint8_t* other, const uint8_t* end)
+    ctypedef struct ZstdRun:
+        const uint8_t* data
+        size_t size
+        size_t times
+    const size_t ZSTD_MAX_RUN
+    size_t zstd_runs_bound(const ZstdRun* runs, size_t count, size_t total)
+    int zstd_runs_constant(const ZstdRun* runs, size_t count)
+    size_t zstd_runs_of "zstd_runs"(const ZstdRun* runs, size_t count, size_t total, uint8_t* out)
 
 cdef extern from "kernel_parts/zstd_read.h" nogil:
     size_t zstd_content(const uint8_t* frame, size_t size)
@@ -81,12 +92,14 @@ include "kernel_parts/buffers.pxi"
 include "kernel_parts/keywords.pxi"
 include "kernel_parts/values.pxi"
 include "kernel_parts/json_text.pxi"
+include "kernel_parts/repeated.pxi"
 include "kernel_parts/origin.pxi"
 include "kernel_parts/traces.pxi"
 include "kernel_parts/metrics.pxi"
 include "kernel_parts/logs.pxi"
 include "kernel_parts/flatbuffers.pxi"
 include "kernel_parts/gather.pxi"
+include "kernel_parts/likeness.pxi"
 include "kernel_parts/assembly.pxi"
 include "kernel_parts/views.pxi"
 include "kernel_parts/writer.pxi"
@@ -182,6 +195,12 @@ def is_record_batch(bytes header) -> bool:
     )
 
 
+def name_thread(name: str) -> None:
+    """Call the thread that asks so in the system's lists, cut to 15 bytes. Python tells the system itself from 3.14 on."""
+    encoded = name.encode()
+    name_this_thread(encoded)
+
+
 def memory_bytes(address: int, size: int) -> bytes:
     """A copy of the ``size`` bytes at ``address``."""
     return PyBytes_FromStringAndSize(<const char*><uintptr_t>address, size)
@@ -232,6 +251,29 @@ def zstd_frame(address: int, size: int, width: int, offsets: bool = False) -> by
         packed = zstd_frame_of(data, length, element, offsets, &out)
     try:
         return PyBytes_FromStringAndSize(<const char*>out, packed) if packed else None
+    finally:
+        free(out)
+
+
+def zstd_runs(address: int, size: int, count: int) -> bytes:
+    """The ``size`` bytes, at least one, that the ``count`` runs at ``address`` are, as a Zstandard frame."""
+    cdef const ZstdRun* runs = <const ZstdRun*><uintptr_t>address
+    cdef size_t total = size
+    cdef size_t run_count = count
+    cdef size_t packed = 0
+    cdef uint8_t* out = NULL
+    cdef int byte
+    with nogil:
+        byte = zstd_runs_constant(runs, run_count)
+        out = <uint8_t*>malloc(zstd_constant_bound(total) if byte >= 0 else zstd_runs_bound(runs, run_count, total))
+        if out != NULL and byte >= 0:
+            packed = zstd_constant(<uint8_t>byte, total, out)
+        elif out != NULL:
+            packed = zstd_runs_of(runs, run_count, total, out)
+    try:
+        if packed == 0:
+            raise MemoryError("no memory to compress a column")
+        return PyBytes_FromStringAndSize(<const char*>out, packed)
     finally:
         free(out)
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from otlp_arrow.codec import _kernel
 from otlp_arrow.codec.arrow_messages import Buffer, Kind, dictionary_ids
-from otlp_arrow.codec.interface import ColumnMemory, Memory
+from otlp_arrow.codec.interface import ColumnMemory, Memory, Runs
 
 # Below this many bytes a frame's head and tables are most of it.
 _MIN_COMPRESSED_BYTES = 64
@@ -69,9 +69,9 @@ class StreamWriter:
         self._written.clear()
 
     def messages(self, columns: ColumnMemory, metadata: Mapping[str, str]) -> Iterator[tuple[bytes, list[Buffer]]]:
-        """One unit: dictionaries as far as they have changed, then the batch. Of each message the flatbuffer, and its body
-        in pieces. What is not compressed may be memory of
-        the ``columns``, which its owner keeps as long as the pieces are there."""
+        """One unit: dictionaries as far as they have changed, then the batch. Of each message the flatbuffer, and its
+        body in pieces. What is not compressed may be memory of the ``columns``, which its owner keeps as long as the
+        pieces are there."""
         for number, path in self._dictionaries:
             words = columns.parts[path + "{}"]
             content = _kernel.memory_bytes(*words[1][1] or _EMPTY), _kernel.memory_bytes(*words[1][2] or _EMPTY)
@@ -113,8 +113,13 @@ class StreamWriter:
         head = _HEAD if self._codec is not None else _PLAIN_HEAD
         return _header(head, rows, nodes, places, size, metadata, dictionary), body
 
-    def _packed(self, columns: ColumnMemory, memory: Memory, width: int, *, offsets: bool) -> tuple[bytes, Buffer]:
+    def _packed(
+        self, columns: ColumnMemory, memory: Memory | Runs, width: int, *, offsets: bool
+    ) -> tuple[bytes, Buffer]:
         """The prefix of a compressed buffer, and the buffer."""
+        if len(memory) == 3:
+            assert self._codec is not None, "runs are for who compresses"
+            return struct.pack("<q", memory[1]), _kernel.zstd_runs(*memory)
         address, size = memory
         if self._codec is None:
             if size < _MIN_SHARED_BYTES:

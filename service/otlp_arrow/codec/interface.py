@@ -30,6 +30,9 @@ class Outcome:
 Memory: TypeAlias = tuple[int, int]
 """Address, bytes."""
 
+Runs: TypeAlias = tuple[int, int, int]
+"""What repeats itself, once: address of the kernel's runs, the bytes that they are written out, number of runs."""
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnMemory:
@@ -41,7 +44,7 @@ class ColumnMemory:
     """
 
     rows: int
-    parts: Mapping[str, tuple[int, list[Memory | None]]]
+    parts: Mapping[str, tuple[int, list[Memory | Runs | None]]]
     owner: object
 
 
@@ -76,8 +79,9 @@ class BatchBuilder(Protocol):
     def finish(self) -> pa.RecordBatch:
         """The rows as a batch that may share the builder's memory: it is valid until ``clear``."""
 
-    def memory(self) -> ColumnMemory | None:
-        """As ``finish``, without Arrow's objects; None if the builder has nothing but those."""
+    def memory(self, *, runs: bool = False) -> ColumnMemory | None:
+        """As ``finish``, without Arrow's objects; None if the builder has nothing but those. With ``runs`` buffers that
+        repeat themselves need not be written out: for who compresses them."""
 
     def clear(self) -> None:
         """Empty the builder for reuse; memory up to a bound is kept for the next rows."""

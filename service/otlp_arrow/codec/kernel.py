@@ -78,8 +78,8 @@ class KernelBuilder:
     def finish(self) -> pa.RecordBatch:
         return _Assembly(self._builder, copy=False).batch(self._signal)
 
-    def memory(self) -> ColumnMemory:
-        return ColumnMemory(self._builder.rows, self._builder.parts(), self._builder)
+    def memory(self, *, runs: bool = False) -> ColumnMemory:
+        return ColumnMemory(self._builder.rows, self._builder.parts(runs), self._builder)
 
     def clear(self) -> None:
         self._builder.clear()

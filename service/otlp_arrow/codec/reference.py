@@ -105,7 +105,7 @@ class ReferenceBuilder:
     def finish(self) -> pa.RecordBatch:
         return self.snapshot()
 
-    def memory(self) -> None:
+    def memory(self, *, runs: bool = False) -> None:
         return None
 
     def clear(self) -> None:

@@ -14,6 +14,16 @@ import threading
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
+name_thread: Callable[[str], None]
+
+try:
+    from otlp_arrow.codec._kernel import name_thread  # who looks for what takes the CPU sees which thread it is
+except ImportError:  # pragma: no cover - only where no kernel was built
+
+    def name_thread(_name: str) -> None:
+        """Nobody tells the system."""
+
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -101,6 +111,7 @@ class Worker:
             self._work.put(None)
 
     def _run(self) -> None:
+        name_thread(self._thread.name)
         while (piece := self._work.get()) is not None:
             piece.do()
             del piece  # while it waits, it holds nothing

@@ -112,8 +112,9 @@ class SystemFile:
     """A file of the operating system.
 
     Written directly, its appends go through an aligned buffer of its own, but for large ones that lie at a page and go
-    to a whole block: those are written from where they are. A system that refuses to write so, be it in the middle of
-    an append, is asked to write the same through the page cache: who reads cannot tell the difference.
+    to a whole block: those are written from where they are. Otherwise only the whole blocks of some appends go past
+    the page cache. A system that refuses to write so, be it in the middle of an append, is asked to write the same
+    through the page cache. Who reads cannot tell the difference.
     """
 
     def __init__(self, path: Path, descriptor: int, size: int, *, direct: bool = False) -> None:
@@ -140,18 +141,20 @@ class SystemFile:
         """The whole blocks directly; what comes before and after them shares its block with other appends."""
         total = sum(map(len, buffers))
         head = min(-self.size % DIRECT_BLOCK_BYTES, total)
-        tail = (total - head) % DIRECT_BLOCK_BYTES
-        rest = _skip(buffers, head)
+        blocks = (total - head) // DIRECT_BLOCK_BYTES * DIRECT_BLOCK_BYTES
         _write_all(self._descriptor, _first(buffers, head))
+        rest = _skip(buffers, head)
         self._is_direct = _set_direct(self._descriptor, True)
         self._refuses_direct = not self._is_direct
-        try:
-            self._append_directly(_first(rest, total - head - tail))
-        finally:
-            if self._is_direct:
-                self._is_direct = False
-                _set_direct(self._descriptor, False)
-        _write_all(self._descriptor, _skip(rest, total - head - tail))
+        if self._is_direct:
+            try:
+                self._append_directly(_first(rest, blocks))
+            finally:  # unless it was refused in between
+                if self._is_direct:
+                    self._is_direct = False
+                    _set_direct(self._descriptor, False)
+            rest = _skip(rest, blocks)
+        _write_all(self._descriptor, rest)
         return total
 
     def _append_directly(self, buffers: Sequence[Buffer]) -> int:

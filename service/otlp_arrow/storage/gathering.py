@@ -43,7 +43,7 @@ class Chunk:
 
     def content(self) -> pa.RecordBatch | ColumnMemory:
         """All rows, valid until the builder is cleared."""
-        memory = None if self.batches else self.builder.memory()
+        memory = None if self.batches else self.builder.memory(runs=True)
         return self.batch() if memory is None else memory
 
     def batch(self) -> pa.RecordBatch:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,14 @@ async def test_work_is_done_in_the_thread_in_order_and_its_results_come_back(wor
     results = await asyncio.gather(*(worker.run(work, number, factor=2) for number in range(50)))
     assert results == [(2 * number, "test-worker") for number in range(50)]
     assert done == list(range(50))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_the_system_knows_what_the_thread_is_called(worker: Worker):
+    def called() -> str:
+        return Path(f"/proc/self/task/{threading.get_native_id()}/comm").read_text().strip()
+
+    assert await worker.run(called) == "test-worker"
 
 
 async def test_an_error_of_the_work_is_raised_where_it_is_awaited_and_the_next_work_is_done(worker: Worker):

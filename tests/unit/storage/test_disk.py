@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from direct import takes_direct
 from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES
 from otlp_arrow.storage import disk as disk_module
 from otlp_arrow.storage.disk import Disk, SystemDisk
@@ -143,6 +144,102 @@ def test_a_system_that_has_no_direct_writes_is_not_asked(tmp_path: Path, monkeyp
     file = SystemDisk().create(tmp_path / "f", direct=True)
     assert file.block_bytes == 1
     assert file.append([b"abc"]) == 3
+
+
+# -- appends past the cache, in a file of others ----------------------------------------------------
+
+
+class Writes:
+    """What is written to a file, and whether directly."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, refused_at: int = 0, full_at: int = 0) -> None:
+        fcntl = pytest.importorskip("fcntl")
+        writev = os.writev
+        self.direct: list[int] = []
+        self.cached: list[int] = []
+
+        def writing(descriptor: int, buffers: list[bytes]) -> int:
+            direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+            if direct and len(self.direct) + 1 == refused_at:
+                raise OSError(errno.EINVAL, "Invalid argument")
+            if direct and len(self.direct) + 1 == full_at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            written = writev(descriptor, buffers)
+            (self.direct if direct else self.cached).append(written)
+            return written
+
+        monkeypatch.setattr(os, "writev", writing)
+
+
+def noise(size: int) -> bytes:
+    return (bytes(range(251)) * (size // 251 + 1))[:size]
+
+
+@pytest.mark.parametrize("before", [0, 1, 4095, 4096, 5000])
+@pytest.mark.parametrize("size", [0, 3, 4096, 4097, 8192, 100_001, 3_000_000])
+def test_whole_blocks_go_past_the_cache_and_the_rest_through_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int, size: int
+):
+    if not takes_direct(tmp_path):
+        pytest.skip("the file system of the test does not take O_DIRECT")
+    writes = Writes(monkeypatch)
+    file = SystemDisk().create(tmp_path / "f")
+    data = noise(size)
+    file.append([noise(before)])
+    assert file.append([data[:1000], data[1000:90_000], memoryview(data)[90_000:]], past_cache=True) == size
+    file.append([b"small"])
+    file.append([data], past_cache=True)
+    file.relax()
+    file.append([data], past_cache=True)
+    assert file.size == before + 3 * size + 5
+    assert (tmp_path / "f").read_bytes() == noise(before) + data + b"small" + data * 2
+    if size > 2 * DIRECT_BLOCK_BYTES:
+        assert sum(writes.direct) > 3 * (size - 2 * DIRECT_BLOCK_BYTES)
+    assert all(written % DIRECT_BLOCK_BYTES == 0 for written in writes.direct)
+
+
+@pytest.mark.parametrize("refused_at", [1, 2, 3])
+def test_a_file_system_that_refuses_to_go_past_the_cache_is_asked_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused_at: int
+):
+    writes = Writes(monkeypatch, refused_at)
+    file = SystemDisk().create(tmp_path / "f")
+    data = noise(2_500_000)
+    for _ in range(2):
+        file.append([b"head", data], past_cache=True)
+    assert (tmp_path / "f").read_bytes() == (b"head" + data) * 2
+    assert len(writes.direct) < refused_at
+
+
+def test_a_disk_that_fills_up_past_the_cache_can_be_cut_and_written_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if not takes_direct(tmp_path):
+        pytest.skip("the file system of the test does not take O_DIRECT")
+    file = SystemDisk().create(tmp_path / "f")
+    file.append([b"good"])
+    with monkeypatch.context() as patched:
+        Writes(patched, full_at=2)
+        with pytest.raises(OSError, match="No space"):
+            file.append([noise(3_000_000)], past_cache=True)
+    assert file.size == 4
+    file.truncate(4)
+    file.append([b", the end"])  # of no whole block: not directly
+    file.sync()
+    assert (tmp_path / "f").read_bytes() == b"good, the end"
+
+
+@pytest.mark.parametrize("system", ["none", "refuses"])
+def test_without_direct_writes_everything_goes_through_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+):
+    if system == "none":
+        monkeypatch.setattr(disk_module, "_O_DIRECT", 0)
+        monkeypatch.delattr(os, "writev")
+    else:
+        monkeypatch.setattr(disk_module, "_set_direct", lambda _descriptor, _direct: False)
+    file = SystemDisk().create(tmp_path / "f")
+    file.append([b"a", noise(1_000_000)], past_cache=True)
+    file.append([noise(1_000_000)], past_cache=True)
+    assert (tmp_path / "f").read_bytes() == b"a" + noise(1_000_000) * 2
 
 
 def test_a_short_write_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

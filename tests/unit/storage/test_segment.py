@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from otlp_arrow.codec import decode
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import Signal
 from otlp_arrow.storage import segment
-from otlp_arrow.storage.disk import SystemDisk
+from otlp_arrow.storage.disk import Buffer, SystemDisk, SystemFile
 from otlp_arrow.storage.ipc import END_OF_STREAM
 from otlp_arrow.storage.segment import Reading, SegmentFile, UnitRange, close_after, read_segment
 from otlp_arrow.testing.faulty_disk import FaultyDisk
@@ -56,6 +57,25 @@ WHOLE = [(1, 2, 2), (5, 5, 1), (7, 9, 2)]
 
 
 # -- writing and reading ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_large_units_go_past_the_page_cache_and_small_ones_stay_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    past_cache = []
+    append = SystemFile.append
+
+    def appending(self: SystemFile, buffers: Sequence[Buffer], **how: bool) -> int:
+        past_cache.append(how.get("past_cache", False))
+        return append(self, buffers, **how)
+
+    monkeypatch.setattr(SystemFile, "append", appending)
+    monkeypatch.setattr(segment, "PAST_CACHE_UNIT_BYTES", 1 if large else 1_000_000)
+    data = write(tmp_path / "s.arrows", (1, 2), (5,), (7, 9))
+    assert past_cache == [large, large, large, False], "the marker of the end is small"
+    assert ranges(verified(data)) == WHOLE
+    assert [ids_of(Signal.LOGS, batch) for batch in pa.ipc.open_stream(data)] == [[1, 2], [5], [7, 9]]
 
 
 def test_units_are_read_off_a_closed_and_a_growing_segment(closed: bytes, growing: bytes):

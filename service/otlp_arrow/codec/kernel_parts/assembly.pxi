@@ -78,7 +78,7 @@ cdef class Builder:
     cdef Bytes _derived[MAX_DERIVED]
     cdef int _derived_count
     cdef Bounds _derived_bounds
-    cdef Bytes _scratch[MAX_GATHER_BITMAPS + 2]
+    cdef Bytes _scratch[MAX_GATHER_BITMAPS + 3]
     cdef GatherRecords _gather
     cdef bint _busy
 
@@ -89,13 +89,13 @@ cdef class Builder:
             free(self._columns)
         for each in range(MAX_DERIVED):
             bytes_free(&self._derived[each])
-        for each in range(MAX_GATHER_BITMAPS + 2):
+        for each in range(MAX_GATHER_BITMAPS + 3):
             bytes_free(&self._scratch[each])
 
     cdef void* _allocate(self, size_t size) except NULL:
         cdef int each
         self._derived_bounds.max_offset = <size_t>-1 >> 1
-        for each in range(MAX_GATHER_BITMAPS + 2):
+        for each in range(MAX_GATHER_BITMAPS + 3):
             self._scratch[each].bounds = &self._derived_bounds
         self._columns = <Columns*>calloc(1, size)
         if self._columns == NULL:
@@ -178,6 +178,7 @@ cdef class Builder:
         gathering.bitmaps = &self._scratch[0]
         gathering.bytes = &self._scratch[MAX_GATHER_BITMAPS]
         gathering.json = &self._scratch[MAX_GATHER_BITMAPS + 1]
+        gathering.block = &self._scratch[MAX_GATHER_BITMAPS + 2]
         self._columns.bounds.max_offset = min(max_offset, INT32_MAX - 1)
         self._columns.bounds.max_held_bytes = max_held_bytes
         self._derived_bounds.fault = NO_FAULT
@@ -216,7 +217,7 @@ cdef class Builder:
         for each in range(MAX_DERIVED):
             bytes_clear(&self._derived[each], idle)
         if idle:
-            for each in range(MAX_GATHER_BITMAPS + 2):
+            for each in range(MAX_GATHER_BITMAPS + 3):
                 bytes_free(&self._scratch[each])
 
     # -- parts: {path: (rows, buffers)}; a path is that of a field in the schema, "[]" the members of a list,
@@ -337,6 +338,49 @@ cdef class Builder:
         self._keyword(path + ".key", &attributes.values.table, VALUE_KEY, &attributes.keys)
         self._values(path + ".value", &attributes.values)
 
+    cdef int _repeated(self, str path, Table* table, int column, Repeated* repeated, bint runs) except -1:
+        cdef Attributes* once = &repeated.once
+        cdef Values* spread = &repeated.spread
+        runs = runs and repeated_is_worth_runs(repeated)
+        self._columns.bounds.fault = NO_FAULT
+        if not repeated_spread(repeated, not runs):
+            raise MemoryError("no memory for the attributes of each row")
+        self._list(path, table, column, NULL, True)
+        self._keyword(path + ".key", &spread.table, VALUE_KEY, &once.keys)
+        self._values(path + ".value", spread)
+        if runs:
+            self._parts[path + ".key"][1][1] = self._runs(repeated, 0, VALUE_KEY)
+            self._parts[path + ".value.str"][1][2] = self._runs(repeated, 1, VALUE_STR_END)
+            self._parts[path + ".value.int"][1][1] = self._runs(repeated, 2, VALUE_INT)
+            self._parts[path + ".value.double"][1][1] = self._runs(repeated, 3, VALUE_DOUBLE)
+        return 0
+
+    cdef tuple _runs(self, Repeated* repeated, int told, int column):
+        """A buffer by what it repeats: of a column, or of the text below the ends."""
+        cdef Values* once = &repeated.once.values
+        cdef size_t count = repeated_run_count(repeated)
+        cdef Bytes* memory = &repeated.told[told]
+        cdef ZstdRun* runs
+        cdef size_t width = once.table.width[column]
+        cdef int32_t* ends = i32(&once.table, VALUE_STR_END)
+        cdef size_t each
+        cdef Run run
+        memory.length = 0
+        if not bytes_reserve(memory, count * sizeof(ZstdRun)):
+            raise MemoryError
+        runs = <ZstdRun*>memory.data
+        memory.length = count * sizeof(ZstdRun)
+        for each in range(count):
+            run = repeated_runs(repeated)[each]
+            runs[each].times = run.times
+            if column == VALUE_STR_END:
+                runs[each].data = once.text.data + ends[run.first]
+                runs[each].size = values_text_size(once, run.first, run.count)
+            else:
+                runs[each].data = once.table.column[column] + run.first * width
+                runs[each].size = run.count * width
+        return (<uintptr_t>runs, repeated.text if column == VALUE_STR_END else repeated.rows * width, count)
+
     cdef void _struct(self, str path, Table* table):
         self._add(path, table.rows, NULL, True, [])
 
@@ -344,12 +388,12 @@ cdef class Builder:
         self._list(path, table, column, NULL, True)
         self._text(path + "[]", &words.table, 0, &words.text, NULL, True)
 
-    cdef void _origin(self):
+    cdef void _origin(self, bint runs):
         cdef Columns* shared = self._columns
         cdef Table* records = &shared.records
         cdef Table* entities = &shared.entities
         self._optional_keyword("service_name", records, SERVICE, &shared.services)
-        self._attributes("resource_attributes", records, RESOURCE_ATTRIBUTES_END, &shared.resource_attributes)
+        self._repeated("resource_attributes", records, RESOURCE_ATTRIBUTES_END, &shared.resource_attributes, runs)
         self._fixed("resource_dropped_attributes_count", records, RESOURCE_DROPPED, NEVER)
         self._keyword("resource_schema_url", records, RESOURCE_URL, &shared.resource_urls)
         self._list("resource_entity_refs", records, ENTITIES_END, NULL, True)
@@ -367,16 +411,17 @@ cdef class Builder:
         )
         self._keyword("scope_name", records, SCOPE_NAME, &shared.scope_names)
         self._keyword("scope_version", records, SCOPE_VERSION, &shared.scope_versions)
-        self._attributes("scope_attributes", records, SCOPE_ATTRIBUTES_END, &shared.scope_attributes)
+        self._repeated("scope_attributes", records, SCOPE_ATTRIBUTES_END, &shared.scope_attributes, runs)
         self._fixed("scope_dropped_attributes_count", records, SCOPE_DROPPED, NEVER)
         self._keyword("scope_schema_url", records, SCOPE_URL, &shared.scope_urls)
 
-    def parts(self) -> dict:
-        """The buffers of all rows. Those in the builder's memory are valid until rows are appended, cut or cleared."""
+    def parts(self, runs: bool = False) -> dict:
+        """The buffers of all rows. Those in the builder's memory are valid until rows are appended, cut or cleared.
+        ``runs``: some that repeat themselves are (address, size, count) instead, for ``zstd_runs``."""
         self._check_idle()
         self._parts = {}
         self._derived_count = 0
-        self._origin()
+        self._origin(runs)
         self._own()
         parts, self._parts = self._parts, None
         return parts

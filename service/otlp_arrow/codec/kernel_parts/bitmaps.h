@@ -48,6 +48,23 @@ static int bits_where_byte(const uint8_t *values, size_t n, uint8_t a, uint8_t b
     SET_BITS(n, bits, IS_ONE_OF)
 }
 
+/* How many of the `times` blocks of `count` bits from bit `first` on are like the first. */
+static size_t bits_likenesses(const uint8_t *bits, size_t first, size_t count, size_t times) {
+    size_t at = 0, pairs = count * (times - 1);
+    for (; at + 64 <= pairs; at += 64) {
+        size_t here = first + at, there = here + count;
+        uint64_t a = load64(bits + here / 8) >> here % 8, b = load64(bits + there / 8) >> there % 8;
+        if (here % 8) a |= (uint64_t)bits[here / 8 + 8] << (64 - here % 8);
+        if (there % 8) b |= (uint64_t)bits[there / 8 + 8] << (64 - there % 8);
+        if (a != b) break;
+    }
+    for (; at < pairs; at++) {
+        size_t here = first + at, there = here + count;
+        if ((bits[here / 8] >> here % 8 ^ bits[there / 8] >> there % 8) & 1) return 1 + at / count;
+    }
+    return times;
+}
+
 /* How many of the first n bits are set. */
 static size_t bits_count(const uint8_t *bits, size_t n) {
     size_t count = 0, at = 0;

@@ -159,4 +159,12 @@ static inline uint32_t hash_bytes(const uint8_t *data, size_t n, uint64_t key) {
     return (uint32_t)(hash ^ hash >> 32);
 }
 
+/* What `top -H` calls this thread, up to 15 bytes; nothing where there is no such thing. */
+#ifdef __linux__
+#include <sys/prctl.h>
+static inline void name_this_thread(const char *name) { prctl(PR_SET_NAME, name, 0, 0, 0); }
+#else
+static inline void name_this_thread(const char *name) { (void)name; }
+#endif
+
 #endif

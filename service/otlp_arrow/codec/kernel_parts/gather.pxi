@@ -30,6 +30,7 @@ cdef struct Gathering:
     Bytes* bitmaps  # scratch: MAX_GATHER_BITMAPS of them
     Bytes* bytes  # scratch: types, or the index in the builder of each entry of a dictionary
     Bytes* json  # scratch
+    Bytes* block  # scratch
 
 
 cdef bint gather_node(Gathering* self, size_t rows) noexcept nogil:
@@ -394,8 +395,18 @@ cdef bint gather_attributes(
     cdef Table* members = &attributes.values.table
     cdef size_t at = members.rows
     cdef size_t count = 0
+    return (
+        gather_required(self, rows)
+        and gather_ends(self, table, column, first, rows, at, &count)
+        and gather_members(self, members, at, count, attributes)
+    )
+
+
+cdef bint gather_members(
+    Gathering* self, Table* members, size_t at, size_t count, Attributes* attributes
+) noexcept nogil:
     if not (
-        gather_list(self, table, column, first, rows, members, &count)
+        table_reserve(members, count)
         and gather_required(self, count)  # the entries
         and gather_keywords(self, members, VALUE_KEY, at, count, &attributes.keys, False)
         and gather_any_values(self, &attributes.values, at, count)
@@ -406,6 +417,42 @@ cdef bint gather_attributes(
 
 
 # -- what all signals have -------------------------------------------------------------------------
+
+cdef bint gather_repeated(
+    Gathering* self, Table* table, int column, size_t first, size_t rows, Repeated* to
+) noexcept nogil:
+    """Attributes that rows after rows are likely to have alike: those of one are checked and kept, the others
+    compared with them."""
+    cdef Table* members = &to.once.values.table
+    cdef Gathering after = self[0]
+    cdef Gathering block
+    cdef size_t times[MAX_LIKENESSES]
+    cdef size_t at = members.rows
+    cdef size_t count = 0, row = 0, number, runs
+    cdef MembersView view
+    runs = view_likenesses(&view, rows, times) if view_members(&view, &after, rows) else 0
+    if runs == 0:
+        return (
+            gather_required(self, rows)
+            and gather_ends(self, table, column, first, rows, to.rows, &count)
+            and gather_members(self, members, at, count, &to.once)
+            and repeated_add(to, at, 1, rows > 1)
+        )
+    for number in range(runs):
+        at = members.rows
+        count = load32(view.ends + 4 * (row + 1)) - load32(view.ends + 4 * row)
+        fill_ends(table, column, first + row, times[number], to.rows, count)
+        if count > 0:
+            if not view_block(&view, row, count, self, &block) or not gather_members(&block, members, at, count, &to.once):
+                return False
+            if not repeated_add(to, at, times[number], False):
+                return False
+        row += times[number]
+    self.node = after.node
+    self.buffer = after.buffer
+    self.dictionary += 1
+    return True
+
 
 cdef bint gather_entities(Gathering* self, Columns* columns, size_t first, size_t rows) noexcept nogil:
     cdef Table* entities = &columns.entities
@@ -430,13 +477,13 @@ cdef bint gather_origin(Gathering* self, Columns* columns, size_t first, size_t 
     cdef Table* records = &columns.records
     return (
         gather_keywords(self, records, SERVICE, first, rows, &columns.services, True)
-        and gather_attributes(self, records, RESOURCE_ATTRIBUTES_END, first, rows, &columns.resource_attributes)
+        and gather_repeated(self, records, RESOURCE_ATTRIBUTES_END, first, rows, &columns.resource_attributes)
         and gather_fixed(self, records, RESOURCE_DROPPED, first, rows)
         and gather_keywords(self, records, RESOURCE_URL, first, rows, &columns.resource_urls, False)
         and gather_entities(self, columns, first, rows)
         and gather_keywords(self, records, SCOPE_NAME, first, rows, &columns.scope_names, False)
         and gather_keywords(self, records, SCOPE_VERSION, first, rows, &columns.scope_versions, False)
-        and gather_attributes(self, records, SCOPE_ATTRIBUTES_END, first, rows, &columns.scope_attributes)
+        and gather_repeated(self, records, SCOPE_ATTRIBUTES_END, first, rows, &columns.scope_attributes)
         and gather_fixed(self, records, SCOPE_DROPPED, first, rows)
         and gather_keywords(self, records, SCOPE_URL, first, rows, &columns.scope_urls, False)
     )

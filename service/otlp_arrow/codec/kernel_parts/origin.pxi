@@ -1,6 +1,7 @@
 # What the three signals have in common: records in scopes in resources, and the columns of the latter
-# two, which are the same for all rows of a scope. They are decoded once, into the first row, and
-# then repeated by copying blocks (Arrow's `take` cost 0.85 us a span for that).
+# two, which are the same for all rows of a scope. They are decoded once, into the first row; entities
+# are then repeated by copying blocks (Arrow's `take` cost 0.85 us a span for that), attributes when somebody
+# wants them so (``repeated.pxi``).
 #
 # Fields may come in any order, a resource after its spans. So the records are scanned when they are
 # met, and the shared columns of their rows are filled at the end of the scope and of the resource.
@@ -92,7 +93,7 @@ cdef struct Columns:
     # columns are those of OriginColumn.
     Table records
     Keywords services
-    Attributes resource_attributes
+    Repeated resource_attributes
     Keywords resource_urls
     Table entities
     Bytes entity_urls
@@ -101,7 +102,7 @@ cdef struct Columns:
     Words entity_description_keys
     Keywords scope_names
     Keywords scope_versions
-    Attributes scope_attributes
+    Repeated scope_attributes
     Keywords scope_urls
     # The signal's own.
     ScanRecord scan_record
@@ -116,6 +117,7 @@ cdef struct Columns:
     Sparse* sparse[MAX_TEXTS]
     int values_count
     Values* values[MAX_TABLES]
+    Repeated* repeated[2]
     int indexed_shared  # those from here on are the signal's own
     int indexed_count
     Indexed indexed[MAX_KEYWORDS]
@@ -241,8 +243,8 @@ cdef bint scan_resource_group(Columns* self, Scan* scan, Position at, Position e
     cdef size_t length = 0
     cdef Origin resource
     cdef size_t first = self.records.rows
-    cdef size_t attributes = self.resource_attributes.values.table.rows
-    cdef size_t keys = self.resource_attributes.keys.entries.rows
+    cdef size_t attributes = self.resource_attributes.once.values.table.rows
+    cdef size_t keys = self.resource_attributes.once.keys.entries.rows
     cdef size_t entities = self.entities.rows
     cdef size_t rows
     origin_begin(&resource, at)
@@ -269,8 +271,8 @@ cdef bint scan_resource_group(Columns* self, Scan* scan, Position at, Position e
     rows = self.records.rows - first
     if rows > 0 and repeat_allowed(scan, rows, resource.size):
         return fill_resource(self, scan, &resource, first, rows, attributes, entities)
-    attributes_cut(&self.resource_attributes, attributes)
-    keywords_cut(&self.resource_attributes.keys, keys)
+    attributes_cut(&self.resource_attributes.once, attributes)
+    keywords_cut(&self.resource_attributes.once.keys, keys)
     entities_cut(self, entities)
     return True
 
@@ -334,7 +336,7 @@ cdef bint scan_resource(
         if tag == RESOURCE_TAG_ATTRIBUTES:
             at = read_length(at, end, &length)
             if at == NULL or not scan_attribute(
-                &self.resource_attributes, &resource.before, at, at + length, depth - 1, scan.limit
+                &self.resource_attributes.once, &resource.before, at, at + length, depth - 1, scan.limit
             ):
                 return False
             at += length
@@ -357,10 +359,10 @@ cdef bint fill_resource(
 ) noexcept nogil:
     """The resource columns of ``rows`` rows; its attributes and entities stand in their tables once."""
     cdef Table* records = &self.records
-    cdef size_t count = self.resource_attributes.values.table.rows - attributes
+    cdef size_t count = self.resource_attributes.once.values.table.rows - attributes
     cdef int32_t service = NO_KEYWORD
     if not holding_allowed(
-        self, (attributes_bytes(&self.resource_attributes, attributes) + entities_bytes(self, entities)) * (rows - 1)
+        self, (attributes_bytes(&self.resource_attributes.once, attributes) + entities_bytes(self, entities)) * (rows - 1)
     ):
         return False
     if not find_service(self, attributes, &service, scan.limit):
@@ -372,8 +374,8 @@ cdef bint fill_resource(
     ):
         return False
     fill32(records, RESOURCE_URL, first, rows, self.resource_urls.last)
-    fill_ends(records, RESOURCE_ATTRIBUTES_END, first, rows, attributes, count)
-    if not attributes_repeat(&self.resource_attributes, count, rows - 1):
+    fill_ends(records, RESOURCE_ATTRIBUTES_END, first, rows, self.resource_attributes.rows, count)
+    if not repeated_add(&self.resource_attributes, attributes, rows, False):
         return False
     count = self.entities.rows - entities
     fill_ends(records, ENTITIES_END, first, rows, entities, count)
@@ -393,9 +395,9 @@ cdef const char* SERVICE_NAME = "service.name"
 
 cdef bint find_service(Columns* self, size_t attributes, int32_t* service, Position limit) noexcept nogil:
     """The first attribute `service.name` that is a string."""
-    cdef Values* values = &self.resource_attributes.values
+    cdef Values* values = &self.resource_attributes.once.values
     cdef Position name = <Position>SERVICE_NAME
-    cdef int32_t key = keyword_lookup(&self.resource_attributes.keys, name, 12, hash_bytes(name, 12, HASH_KEY), name)
+    cdef int32_t key = keyword_lookup(&self.resource_attributes.once.keys, name, 12, hash_bytes(name, 12, HASH_KEY), name)
     cdef int32_t* ends = i32(&values.table, VALUE_STR_END)
     cdef size_t row
     if key == NO_KEYWORD:
@@ -526,8 +528,8 @@ cdef bint scan_scope_group(Columns* self, Scan* scan, Position at, Position end,
     cdef size_t length = 0
     cdef Origin scope
     cdef size_t first = self.records.rows
-    cdef size_t attributes = self.scope_attributes.values.table.rows
-    cdef size_t keys = self.scope_attributes.keys.entries.rows
+    cdef size_t attributes = self.scope_attributes.once.values.table.rows
+    cdef size_t keys = self.scope_attributes.once.keys.entries.rows
     cdef size_t rows
     origin_begin(&scope, at)
     while at < end:
@@ -553,8 +555,8 @@ cdef bint scan_scope_group(Columns* self, Scan* scan, Position at, Position end,
     rows = self.records.rows - first
     if rows > 0 and repeat_allowed(scan, rows, scope.size):
         return fill_scope(self, scan, &scope, first, rows, attributes)
-    attributes_cut(&self.scope_attributes, attributes)
-    keywords_cut(&self.scope_attributes.keys, keys)
+    attributes_cut(&self.scope_attributes.once, attributes)
+    keywords_cut(&self.scope_attributes.once.keys, keys)
     return True
 
 
@@ -575,7 +577,7 @@ cdef bint scan_scope(
         elif tag == SCOPE_TAG_ATTRIBUTES:
             at = read_length(at, end, &length)
             if at == NULL or not scan_attribute(
-                &self.scope_attributes, &scope.before, at, at + length, depth - 1, scan.limit
+                &self.scope_attributes.once, &scope.before, at, at + length, depth - 1, scan.limit
             ):
                 return False
             at += length
@@ -592,9 +594,9 @@ cdef bint fill_scope(
     Columns* self, Scan* scan, Origin* scope, size_t first, size_t rows, size_t attributes
 ) noexcept nogil:
     cdef Table* records = &self.records
-    cdef size_t count = self.scope_attributes.values.table.rows - attributes
+    cdef size_t count = self.scope_attributes.once.values.table.rows - attributes
     if not (
-        holding_allowed(self, attributes_bytes(&self.scope_attributes, attributes) * (rows - 1))
+        holding_allowed(self, attributes_bytes(&self.scope_attributes.once, attributes) * (rows - 1))
         and keyword_put(&self.scope_names, i32(records, SCOPE_NAME), first, scope.name, scope.name_length, scan.limit)
         and keyword_put(
             &self.scope_versions, i32(records, SCOPE_VERSION), first, scope.version, scope.version_length, scan.limit
@@ -606,8 +608,8 @@ cdef bint fill_scope(
     fill32(records, SCOPE_VERSION, first, rows, self.scope_versions.last)
     fill32(records, SCOPE_URL, first, rows, self.scope_urls.last)
     fill32(records, SCOPE_DROPPED, first, rows, scope.dropped)
-    fill_ends(records, SCOPE_ATTRIBUTES_END, first, rows, attributes, count)
-    return attributes_repeat(&self.scope_attributes, count, rows - 1)
+    fill_ends(records, SCOPE_ATTRIBUTES_END, first, rows, self.scope_attributes.rows, count)
+    return repeated_add(&self.scope_attributes, attributes, rows, False)
 
 
 # -- a payload -------------------------------------------------------------------------------------
@@ -689,6 +691,8 @@ cdef size_t columns_nbytes(Columns* self) noexcept nogil:
         total += self.tables[each].rows * self.tables[each].row_bytes
     for each in range(self.text_count):
         total += self.texts[each].length
+    for each in range(2):
+        total += repeated_more_bytes(self.repeated[each])
     return total
 
 
@@ -705,6 +709,8 @@ cdef void columns_clear(Columns* self) noexcept nogil:
         table_clear(self.tables[each], idle)
     for each in range(self.text_count):
         bytes_clear(self.texts[each], idle)
+    for each in range(2):
+        repeated_clear(self.repeated[each], idle)
 
 
 cdef void columns_free(Columns* self) noexcept nogil:
@@ -716,6 +722,8 @@ cdef void columns_free(Columns* self) noexcept nogil:
         table_free(self.tables[each])
     for each in range(self.text_count):
         bytes_free(self.texts[each])
+    for each in range(2):
+        repeated_free(self.repeated[each])
 
 
 # -- setting up ------------------------------------------------------------------------------------
@@ -751,12 +759,17 @@ cdef void add_keywords(Columns* self, Keywords* words, Table* table, int column)
     self.indexed_count += 1
 
 
+cdef void values_shape(Table* table) noexcept nogil:
+    table_widen(table, VALUE_COLUMNS)
+    table_width(table, VALUE_TYPE, 1)
+    table_width(table, VALUE_INT, 8)
+    table_width(table, VALUE_DOUBLE, 8)
+    table.zeroed = VALUE_INT
+
+
 cdef void add_values(Columns* self, Values* values) noexcept nogil:
     add_table(self, &values.table, VALUE_COLUMNS)
-    table_width(&values.table, VALUE_TYPE, 1)
-    table_width(&values.table, VALUE_INT, 8)
-    table_width(&values.table, VALUE_DOUBLE, 8)
-    values.table.zeroed = VALUE_INT
+    values_shape(&values.table)
     add_text(self, &values.text)
     add_sparse(self, &values.octets, &values.table, VALUE_BYTES_END)
     self.values[self.values_count] = values
@@ -768,6 +781,19 @@ cdef void add_attributes(Columns* self, Attributes* attributes) noexcept nogil:
     add_keywords(self, &attributes.keys, &attributes.values.table, VALUE_KEY)
 
 
+cdef void add_repeated(Columns* self, int which, Repeated* repeated) noexcept nogil:
+    cdef Values* spread = &repeated.spread
+    cdef int each
+    add_attributes(self, &repeated.once)
+    self.repeated[which] = repeated
+    values_shape(&spread.table)
+    spread.octets.table = &spread.table
+    spread.octets.column = VALUE_BYTES_END
+    spread.table.bounds = spread.text.bounds = spread.octets.bytes.bounds = repeated.runs.bounds = &self.bounds
+    for each in range(4):
+        repeated.told[each].bounds = &self.bounds
+
+
 cdef void add_words(Columns* self, Words* words) noexcept nogil:
     add_table(self, &words.table, 1)
     add_text(self, &words.text)
@@ -777,7 +803,7 @@ cdef void columns_begin(Columns* self) noexcept nogil:
     """The shared columns; ``self`` is all zero."""
     add_table(self, &self.records, ORIGIN_COLUMNS)
     add_keywords(self, &self.services, &self.records, SERVICE)
-    add_attributes(self, &self.resource_attributes)
+    add_repeated(self, 0, &self.resource_attributes)
     add_keywords(self, &self.resource_urls, &self.records, RESOURCE_URL)
     add_table(self, &self.entities, ENTITY_COLUMNS)
     add_text(self, &self.entity_urls)
@@ -786,14 +812,14 @@ cdef void columns_begin(Columns* self) noexcept nogil:
     add_words(self, &self.entity_description_keys)
     add_keywords(self, &self.scope_names, &self.records, SCOPE_NAME)
     add_keywords(self, &self.scope_versions, &self.records, SCOPE_VERSION)
-    add_attributes(self, &self.scope_attributes)
+    add_repeated(self, 1, &self.scope_attributes)
     add_keywords(self, &self.scope_urls, &self.records, SCOPE_URL)
     self.indexed_shared = self.indexed_count
 
 
 cdef void columns_cut_shared(Columns* self, size_t rows) noexcept nogil:
     cdef Table* records = &self.records
-    attributes_cut(&self.resource_attributes, offset_at(records, RESOURCE_ATTRIBUTES_END, rows))
+    repeated_cut(&self.resource_attributes, offset_at(records, RESOURCE_ATTRIBUTES_END, rows))
     entities_cut(self, offset_at(records, ENTITIES_END, rows))
-    attributes_cut(&self.scope_attributes, offset_at(records, SCOPE_ATTRIBUTES_END, rows))
+    repeated_cut(&self.scope_attributes, offset_at(records, SCOPE_ATTRIBUTES_END, rows))
     records.rows = rows

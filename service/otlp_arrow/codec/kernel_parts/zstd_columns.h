@@ -25,7 +25,7 @@ enum {
     ZSTD_MAX_SEQUENCES = 8192, /* of a block: they stay in the cache from the first pass to the second */
     ZSTD_LENGTH_CODES = 36,
     ZSTD_MATCH_CODES = 53,
-    ZSTD_OFFSET_CODES = 18,    /* of distances up to 128 KiB, plus three */
+    ZSTD_OFFSET_CODES = 21,    /* of distances up to 1 MiB, plus three */
     ZSTD_FIRST_BYTES = 4 * 1024, /* the first block shows whether a column is suited */
     ZSTD_MIN_COLUMN = 2048,    /* below, tables are most of the frame */
     ZSTD_PLACES_LOG = 10,
@@ -284,11 +284,28 @@ static uint8_t *zstd_write_column(const ZstdColumn *from, size_t count, uint8_t 
     return bits.at + (bits.count > 0);
 }
 
+/* A block of the literals and sequences that are in `column`; the bytes it takes. */
+static size_t zstd_pack(ZstdColumn *column, size_t literals, size_t sequences, int last, uint8_t *out) {
+    uint8_t *modes, *at = zstd_put_literals(column->literals, literals, sequences, out + 3);
+    if (sequences > 0) {
+        zstd_share_out(&column->length_table, column->lengths, ZSTD_LENGTH_CODES, 0, 1, (uint32_t)sequences);
+        zstd_share_out(&column->match_table, column->matches, ZSTD_MATCH_CODES, 0, 1, (uint32_t)sequences);
+        zstd_share_out(&column->offset_table, column->offsets, ZSTD_OFFSET_CODES, 0, 1, (uint32_t)sequences);
+        modes = at++;
+        *modes = 0;
+        at = zstd_tell(&column->length_table, 6, modes, at);
+        at = zstd_tell(&column->offset_table, 4, modes, at);
+        at = zstd_tell(&column->match_table, 2, modes, at);
+        at = zstd_write_column(column, sequences, at);
+    }
+    zstd_block_head(out, last, 2, (size_t)(at - out) - 3);
+    return (size_t)(at - out);
+}
+
 /* A block of what lies between `begin` and `*end`, or of the first part of it; as it is if that takes less.
  * `sequences`: how many there were. */
 static size_t zstd_column_block(const uint8_t *data, size_t begin, size_t *end, size_t size_of_all, size_t width,
                                 ZstdColumn *column, uint8_t *out, size_t *sequences) {
-    uint8_t *modes, *at = out + 3;
     size_t literals, size;
     ZstdBacks backs = column->backs;
     int last;
@@ -301,20 +318,8 @@ static size_t zstd_column_block(const uint8_t *data, size_t begin, size_t *end, 
     size = *end - begin;
     last = *end == size_of_all;
     if (*sequences > 0 && literals < size) {
-        at = zstd_put_literals(column->literals, literals, *sequences, at);
-        zstd_share_out(&column->length_table, column->lengths, ZSTD_LENGTH_CODES, 0, 1, (uint32_t)*sequences);
-        zstd_share_out(&column->match_table, column->matches, ZSTD_MATCH_CODES, 0, 1, (uint32_t)*sequences);
-        zstd_share_out(&column->offset_table, column->offsets, ZSTD_OFFSET_CODES, 0, 1, (uint32_t)*sequences);
-        modes = at++;
-        *modes = 0;
-        at = zstd_tell(&column->length_table, 6, modes, at);
-        at = zstd_tell(&column->offset_table, 4, modes, at);
-        at = zstd_tell(&column->match_table, 2, modes, at);
-        at = zstd_write_column(column, *sequences, at);
-        if ((size_t)(at - out) - 3 < size) {
-            zstd_block_head(out, last, 2, (size_t)(at - out) - 3);
-            return (size_t)(at - out);
-        }
+        size_t packed = zstd_pack(column, literals, *sequences, last, out);
+        if (packed - 3 < size) return packed;
     }
     column->backs = backs; /* a reader will not have seen others */
     zstd_block_head(out, last, 0, size);
@@ -362,6 +367,164 @@ static size_t zstd_column(const uint8_t *data, size_t size, size_t width, uint8_
     }
     free(column);
     return at;
+}
+
+/* -- what is known to repeat itself ---------------------------------------------------------------- */
+
+/* `times` times the same bytes, one after another; at most ZSTD_MAX_RUN of them if it is more than once. What stood there
+ * some runs before is not told again, nor the ends that two neighbours share. */
+typedef struct {
+    const uint8_t *data;
+    size_t size, times;
+} ZstdRun;
+
+enum {
+    ZSTD_MAX_RUN = 64 * 1024,
+    ZSTD_RUN_WINDOW_LOG = 20, /* what a reader keeps: every one has to up to 8 MiB */
+    ZSTD_GOOD_ENDS = 8,       /* what a sequence takes, and a little more */
+    ZSTD_RUNS_KNOWN = 8       /* blocks that are looked for among those before: services take turns */
+};
+
+typedef struct {
+    ZstdColumn *column;
+    size_t literals, pending, sequences, size; /* of the block that is being made */
+    size_t left;                               /* of the content, in and after this block */
+    uint8_t *out;
+} ZstdRunBlock;
+
+static void zstd_close_block(ZstdRunBlock *self) {
+    ZstdColumn *column = self->column;
+    if (self->sequences == 0) {
+        zstd_block_head(self->out, self->left == 0, 0, self->literals);
+        memcpy(self->out + 3, column->literals, self->literals);
+        self->out += 3 + self->literals;
+    } else {
+        self->out += zstd_pack(column, self->literals, self->sequences, self->left == 0, self->out);
+    }
+    memset(column->lengths, 0, sizeof column->lengths);
+    memset(column->matches, 0, sizeof column->matches);
+    memset(column->offsets, 0, sizeof column->offsets);
+    self->literals = self->pending = self->sequences = self->size = 0;
+}
+
+static void zstd_grow_block(ZstdRunBlock *self, size_t more) {
+    self->size += more;
+    self->left -= more;
+    if (self->size == ZSTD_BLOCK_BYTES || self->sequences == ZSTD_MAX_SEQUENCES || self->left == 0) zstd_close_block(self);
+}
+
+static void zstd_run_literals(ZstdRunBlock *self, const uint8_t *data, size_t size) {
+    while (size > 0) {
+        size_t here = ZSTD_BLOCK_BYTES - self->size;
+        if (here > size) here = size;
+        memcpy(self->column->literals + self->literals, data, here);
+        self->literals += here;
+        self->pending += here;
+        data += here;
+        size -= here;
+        zstd_grow_block(self, here);
+    }
+}
+
+/* `length` bytes that stood `back` bytes before; they are `data` over and over. */
+static void zstd_run_match(ZstdRunBlock *self, const uint8_t *data, size_t size, size_t back, size_t length) {
+    size_t at = 0;
+    while (length > 0) {
+        size_t here = ZSTD_BLOCK_BYTES - self->size;
+        if (here > length) here = length;
+        if (here < ZSTD_LEAST_MATCH) {
+            here = 1;
+            zstd_run_literals(self, data + at, here);
+        } else {
+            ZstdColumn *column = self->column;
+            zstd_sequence(column, &column->backs, column->sequences + self->sequences++, self->pending, here, back);
+            self->pending = 0;
+            zstd_grow_block(self, here);
+        }
+        length -= here;
+        at = (at + here) % size;
+    }
+}
+
+/* A run's first bytes, `size` of them, behind those of another run. */
+static void zstd_run_first(ZstdRunBlock *self, const uint8_t *data, size_t size, const uint8_t *before, size_t size_before) {
+    size_t shorter = size < size_before ? size : size_before, head = 0, tail = 0;
+    if (shorter > 0 && size_before <= ZSTD_MAX_RUN && size <= ZSTD_MAX_RUN) {
+        head = zstd_alike(data, before, data + shorter);
+        while (tail < shorter - head && data[size - tail - 1] == before[size_before - tail - 1]) tail++;
+    }
+    if (head < ZSTD_GOOD_ENDS) head = 0;
+    if (tail < ZSTD_GOOD_ENDS) tail = 0;
+    if (head) zstd_run_match(self, data, size, size_before, head);
+    zstd_run_literals(self, data + head, size - head - tail);
+    if (tail) zstd_run_match(self, data + size - tail, tail, size, tail);
+}
+
+/* Room for the frame. For each run its bytes and four sequences, and for each block two sequences more, a head, tables. */
+static size_t zstd_runs_bound(const ZstdRun *runs, size_t count, size_t total) {
+    size_t bound = ZSTD_HEAD_BYTES + count * 48 + (total / ZSTD_BLOCK_BYTES + count / (ZSTD_MAX_SEQUENCES / 4) + 2) * 1024;
+    for (size_t k = 0; k < count; k++) bound += runs[k].size;
+    return bound;
+}
+
+/* The byte that all are, or -1. */
+static int zstd_runs_constant(const ZstdRun *runs, size_t count) {
+    int byte = -1;
+    for (size_t k = 0; k < count; k++) {
+        if (runs[k].size == 0) continue;
+        if (!zstd_is_constant(runs[k].data, runs[k].size) || (byte >= 0 && byte != runs[k].data[0])) return -1;
+        byte = runs[k].data[0];
+    }
+    return byte;
+}
+
+/* The frame of what the runs are, `total` bytes, at least one; `out` has room for `zstd_runs_bound`. 0: no memory. */
+static size_t zstd_runs(const ZstdRun *runs, size_t count, size_t total, uint8_t *out) {
+    ZstdRunBlock block = {NULL, 0, 0, 0, 0, total, out};
+    struct {
+        const uint8_t *data;
+        size_t size, left; /* when it was to be written last */
+    } known[ZSTD_RUNS_KNOWN] = {{NULL, 0, 0}};
+    const uint8_t *before = NULL;
+    size_t size_before = 0;
+    uint32_t oldest = 0;
+    block.column = (ZstdColumn *)calloc(1, sizeof *block.column);
+    if (block.column == NULL) return 0;
+    block.column->backs.last = 1; /* what every reader begins with */
+    block.column->backs.before = 4;
+    block.out += zstd_head(out, total);
+    out[5] = (ZSTD_RUN_WINDOW_LOG - 10) << 3;
+    for (size_t k = 0; k < count;) {
+        const uint8_t *data = runs[k].data;
+        size_t size = runs[k].size, times = runs[k].times, next = k + 1, back = 0;
+        uint32_t which = 0;
+        /* Other rows may differ in other columns only. */
+        while (next < count && runs[next].size == size && memcmp(runs[next].data, data, size) == 0) {
+            times += runs[next++].times;
+        }
+        k = next;
+        if (size == 0) continue;
+        while (which < ZSTD_RUNS_KNOWN && (known[which].size != size || memcmp(known[which].data, data, size) != 0)) which++;
+        if (which < ZSTD_RUNS_KNOWN) {
+            back = known[which].left - block.left;
+        } else {
+            which = oldest;
+            oldest = (oldest + 1) % ZSTD_RUNS_KNOWN;
+        }
+        if (back > 0 && back <= (size_t)1 << ZSTD_RUN_WINDOW_LOG) {
+            zstd_run_match(&block, data, size, back, size);
+        } else {
+            zstd_run_first(&block, data, size, before, size_before);
+        }
+        zstd_run_match(&block, data, size, size, size * (times - 1));
+        before = data;
+        size_before = size;
+        known[which].data = data;
+        known[which].size = size;
+        known[which].left = block.left + size;
+    }
+    free(block.column);
+    return (size_t)(block.out - out);
 }
 
 #endif
