@@ -53,7 +53,7 @@ RESOURCES: list[list[KeyValue]] = [
     attributes(
         list=AnyValue(array_value=ARRAY), map=AnyValue(kvlist_value=KeyValueList(values=attributes(a=AnyValue())))
     ),
-    attributes(**{f"key{n}": AnyValue(int_value=n) if n % 3 else AnyValue(string_value="x" * n) for n in range(40)}),
+    attributes(**{f"key{n}": AnyValue(int_value=n) if n % 3 else AnyValue(string_value="x" * n) for n in range(14)}),
 ]
 Group = tuple[int, int, int]  # resource, scope, records
 
@@ -120,7 +120,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(steps, min_size=1, max_size=8))
 def test_whatever_comes_and_is_forgotten_each_row_has_its_own(actions: list[tuple[str, Any]]) -> None:
     builder = KernelBuilder(LOGS)
@@ -150,7 +150,7 @@ def test_a_compressor_is_told_what_repeats_itself(way: str, resource: int) -> No
     builder = KernelBuilder(LOGS)
     expected: list[Any] = []
     for number in range(4):
-        payload = request([(resource, 0, 1100 if number % 2 else 150), (1, resource, 600)])
+        payload = request([(resource, 0, 700 if number % 2 else 150), (1, resource, 550)])
         batch = reference.decode(LOGS, payload)
         if way == "otlp":
             builder.append([payload])
@@ -344,7 +344,7 @@ def test_rows_that_differ_are_not_told_byte_by_byte_for_a_few_that_do_not() -> N
     assert not has_runs(builder)
     builder.append([request([(1, 0, 20_000)])])
     assert has_runs(builder)
-    assert comparable(rows(written(builder))) == comparable(rows(builder.snapshot()))
+    assert written(builder).equals(builder.snapshot())
 
 
 def test_alike_runs_of_different_rows_are_one() -> None:
