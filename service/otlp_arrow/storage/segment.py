@@ -166,6 +166,7 @@ class SegmentFile:
         for header, body in self._writer.messages(columns, unit.metadata()):
             prefix, header, _ = encapsulated(header, b"")
             parts += prefix, header, *body
+        # Before the metadata there are numbers only, and none has eight bytes that are not zero.
         last = len(parts) - len(body) - 1
         parts[last] = header.replace(_CRC_PLACEHOLDER, _NO_CRC, 1)
         checksum = 0

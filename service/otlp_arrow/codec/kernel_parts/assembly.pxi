@@ -4,6 +4,7 @@ cdef uint8_t NOTHING[64]  # what a column without any memory shows: one offset, 
 
 cdef enum:
     MAX_DERIVED = 96
+    SCRATCHES = MAX_GATHER_BITMAPS + 3  # of a gathering: bitmaps, bytes, json, block
 
 
 cdef enum Nulls:
@@ -78,7 +79,7 @@ cdef class Builder:
     cdef Bytes _derived[MAX_DERIVED]
     cdef int _derived_count
     cdef Bounds _derived_bounds
-    cdef Bytes _scratch[MAX_GATHER_BITMAPS + 3]
+    cdef Bytes _scratch[SCRATCHES]
     cdef GatherRecords _gather
     cdef bint _busy
 
@@ -89,13 +90,13 @@ cdef class Builder:
             free(self._columns)
         for each in range(MAX_DERIVED):
             bytes_free(&self._derived[each])
-        for each in range(MAX_GATHER_BITMAPS + 3):
+        for each in range(SCRATCHES):
             bytes_free(&self._scratch[each])
 
     cdef void* _allocate(self, size_t size) except NULL:
         cdef int each
         self._derived_bounds.max_offset = <size_t>-1 >> 1
-        for each in range(MAX_GATHER_BITMAPS + 3):
+        for each in range(SCRATCHES):
             self._scratch[each].bounds = &self._derived_bounds
         self._columns = <Columns*>calloc(1, size)
         if self._columns == NULL:
@@ -217,7 +218,7 @@ cdef class Builder:
         for each in range(MAX_DERIVED):
             bytes_clear(&self._derived[each], idle)
         if idle:
-            for each in range(MAX_GATHER_BITMAPS + 3):
+            for each in range(SCRATCHES):
                 bytes_free(&self._scratch[each])
 
     # -- parts: {path: (rows, buffers)}; a path is that of a field in the schema, "[]" the members of a list,

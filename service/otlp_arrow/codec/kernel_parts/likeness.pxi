@@ -2,7 +2,7 @@
 
 cdef enum:
     MAX_LIKENESSES = 256  # runs of rows alike in a batch: with more of them it is taken row by row
-    LOOKED_UP_PER_MEMBER = 4
+    LOOKED_UP_PER_MEMBER = 4  # keys of the dictionary, in all runs: a long one is not to be cleared for each of many
     MEMBERS_NODES = 9  # entries, key, value, type, str, int, double, bool, bytes
     MEMBERS_BUFFERS = 18
 
@@ -102,7 +102,6 @@ cdef size_t view_likenesses(const MembersView* self, size_t rows, size_t* times)
         times[runs] = view_times(self, row, rows - row)
         row += times[runs]
         runs += 1
-    # Each run looks its keys up anew.
     return runs if runs * self.keys_count <= LOOKED_UP_PER_MEMBER * self.members else 0
 
 
