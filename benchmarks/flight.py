@@ -5,10 +5,15 @@
     python benchmarks/flight.py --under-way 1                # each batch waits for its acknowledgement
     python benchmarks/flight.py --form reordered             # as other programs have the columns
     python benchmarks/flight.py --bare                       # the floor: a stock server that drops them
+    python benchmarks/flight.py --against ../before          # this checkout and another one, in turns of a second
 
 The figure is CPU of the whole server process, from the first batch until everything is in synced segments and the
 process has come to rest: checks, log, sync and segments included. The second one is without the thread that writes the
 segments: what a batch costs until it is acknowledged. Linux only (``/proc``).
+
+With ``--against`` two collectors run beside each other, this code and that of another checkout, in which the kernel has
+been built in place. They are loaded by turns, and each turn of one is held against the turn of the other that followed
+it: what the machine does from one minute to the next it does to both.
 """
 
 from __future__ import annotations
@@ -49,6 +54,7 @@ FORMS: dict[str, Callable[[pa.RecordBatch], pa.RecordBatch]] = {
 """The storage schema; all columns in the opposite order and nullable; some left out; strings without dictionaries."""
 
 _WAIT_S = 30.0
+_TURN_S = 1.0
 
 
 def _named(batch: pa.RecordBatch, names: list[str]) -> pa.RecordBatch:
@@ -62,6 +68,10 @@ def _plain(column: pa.Array) -> pa.Array:
 class FlightCollector(Collector):
     """otlp-arrow as shipped, with its Flight door on the port that would be OTLP/HTTP's."""
 
+    def __init__(self, directory: Path, source: Path | None = None) -> None:
+        super().__init__(directory)
+        self._source = source
+
     @property
     def last_port(self) -> int:
         return self.http_port
@@ -69,6 +79,7 @@ class FlightCollector(Collector):
     def environment(self) -> dict[str, str]:
         return {
             **super().environment(),
+            **({"PYTHONPATH": str(self._source.resolve())} if self._source else {}),
             "OTLP_HTTP_ENABLED": "false",
             "OTLP_ARROW_FLIGHT_ENABLED": "true",
             "OTLP_ARROW_FLIGHT_PORT": str(self.http_port),
@@ -159,6 +170,43 @@ def measure(
     )
 
 
+def compare(
+    directory: Path, source: Path, signal: Signal, sent: list[pa.RecordBatch], *, turns: int, **how: int
+) -> None:
+    """This code and that below ``source``, ``turns`` of a second each; prints medians, and quartiles of the ratio."""
+    with FlightCollector(directory) as ours, FlightCollector(directory, source) as theirs:
+        both = (ours, theirs)
+        for server in both:
+            _turn(server, signal, sent, 0.3, **how)
+        pairs = []
+        for turn in range(turns):  # who comes first finds the caches of who was last
+            first = turn % 2
+            one, other = (_turn(both[which], signal, sent, _TURN_S, **how) for which in (first, 1 - first))
+            pairs.append((other, one) if first else (one, other))
+    print("| | CPU µs/row here | there | ratio: median | quartiles |")
+    print("|---|---:|---:|---:|---:|")
+    for index, name in enumerate(("all", "until acknowledged")):
+        ratios = sorted(a[index] / b[index] for a, b in pairs)
+        here, there = (sorted(pair[which][index] for pair in pairs)[turns // 2] for which in range(2))
+        low, middle, high = (ratios[turns * quarter // 4] for quarter in (1, 2, 3))
+        print(f"| {name} | {here:.2f} | {there:.2f} | {middle:.2f} | {low:.2f} to {high:.2f} |")
+
+
+def _turn(
+    server: FlightCollector, signal: Signal, sent: list[pa.RecordBatch], seconds: float, *, streams: int, under_way: int
+) -> tuple[float, float]:
+    """CPU µs a row: of everything, and without the thread that writes segments."""
+    location = f"grpc://localhost:{server.http_port}"
+    before, writing = server.thread_cpu_s(), server.thread_cpu_s(WRITER)
+    with ThreadPoolExecutor(streams) as pool:
+        done = list(pool.map(lambda _: _put(location, signal, sent, seconds, under_way), range(streams)))
+    with flight.connect(location) as client:
+        list(client.do_action("flush"))
+    cpu, writing = server.thread_cpu_s() - before, server.thread_cpu_s(WRITER) - writing
+    rows = sum(rows for rows, _ in done)
+    return cpu * 1e6 / rows, (cpu - writing) * 1e6 / rows
+
+
 def _put(
     location: str, signal: Signal, sent: list[pa.RecordBatch], seconds: float, at_once: int = UNDER_WAY
 ) -> tuple[int, list[float]]:
@@ -208,9 +256,16 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=1)
     parser.add_argument("--own-dictionaries", action="store_true", help="dictionaries change with every batch")
     parser.add_argument("--bare", action="store_true", help="a stock server that keeps nothing")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="hold another checkout against this one")
+    parser.add_argument("--turns", type=int, default=14, help="turns of a second with --against (14)")
     parser.add_argument("--directory", type=Path, help="where to write")
     options = parser.parse_args()
     sent = [FORMS[options.form](batch) for batch in batches(options.rows, options.signal, options.own_dictionaries)]
+    if options.against is not None:
+        with scratch(options.directory) as directory:
+            how = {"streams": options.streams, "under_way": options.under_way}
+            compare(directory, options.against / "service", options.signal, sent, turns=options.turns, **how)
+        return
     print("| CPU µs/row | until acknowledged | system | rows/s | ack p50 / p95 ms | bytes/row | RSS peak MiB |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for _ in range(options.repeat):

@@ -120,12 +120,13 @@ class Server:
         except (FileNotFoundError, ProcessLookupError):
             raise RuntimeError(f"{self.name} ended early:\n{self.log()}") from None
 
-    def thread_cpu_s(self, name: str) -> float:
-        """CPU seconds so far of the process's threads that the system knows as ``name``."""
+    def thread_cpu_s(self, name: str | None = None) -> float:
+        """CPU seconds so far of the process's threads that the system knows as ``name``, or of all that there are now,
+        to the nanosecond."""
         total_ns = 0
         for task in Path(f"/proc/{self._process.pid}/task").iterdir():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-                if (task / "comm").read_text().strip() == name:
+                if name is None or (task / "comm").read_text().strip() == name:
                     total_ns += int((task / "schedstat").read_text().split()[0])
         return total_ns / 1e9
 

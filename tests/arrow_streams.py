@@ -24,7 +24,7 @@ def kept(stream: IncomingStream, batch: Batch) -> tuple[bytes, pa.RecordBatch]:
     """The bytes for the log and the rows for the segment, as the intake and the door come to them."""
     if batch.message is not None:
         builder = codec.new_builder(batch.signal)
-        outcome = builder.gather(batch.message)
+        (outcome,) = builder.gather([batch.message])
         if outcome is not None:
             return batch.payload_bytes, builder.snapshot()
         batch = stream.cast_again(batch)()

@@ -136,6 +136,51 @@ def crc32(data, value: int = 0) -> int:
     return crc
 
 
+def crc32_each(pieces) -> list[int]:
+    """Of each sequence of buffers the checksum of all of them, one after the other; the GIL is let go at most once."""
+    cdef list flat = []
+    cdef list counts = []
+    cdef size_t count, checksums = len(pieces), each, piece, at = 0, opened = 0, total = 0
+    cdef Py_buffer* views
+    cdef size_t* ends = <size_t*>calloc(checksums + 1, sizeof(size_t))
+    cdef uint32_t* crcs = <uint32_t*>calloc(checksums + 1, sizeof(uint32_t))
+    for some in pieces:
+        flat += some
+        counts.append(len(some))
+    count = len(flat)
+    views = <Py_buffer*>calloc(count + 1, sizeof(Py_buffer))
+    try:
+        if views == NULL or ends == NULL or crcs == NULL:
+            raise MemoryError
+        for piece in range(count):
+            PyObject_GetBuffer(flat[piece], &views[piece], PyBUF_SIMPLE)
+            opened += 1
+            total += views[piece].len
+        for each in range(checksums):
+            at += <size_t>counts[each]
+            ends[each] = at
+        if total > COPIED_WITH_GIL:
+            with nogil:
+                crc32_of_all(views, ends, checksums, crcs)
+        else:
+            crc32_of_all(views, ends, checksums, crcs)
+        return [crcs[each] for each in range(checksums)]
+    finally:
+        for piece in range(opened):
+            PyBuffer_Release(&views[piece])
+        free(views)
+        free(ends)
+        free(crcs)
+
+
+cdef void crc32_of_all(const Py_buffer* views, const size_t* ends, size_t count, uint32_t* crcs) noexcept nogil:
+    cdef size_t each, at = 0
+    for each in range(count):
+        while at < ends[each]:
+            crcs[each] = crc32_update(crcs[each], <const uint8_t*>views[at].buf, views[at].len)
+            at += 1
+
+
 def crc32_ways(data, value: int = 0) -> list[int]:
     """``crc32`` in every way that this machine can compute it, other machines' ways included."""
     cdef Py_buffer view

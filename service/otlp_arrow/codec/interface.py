@@ -66,9 +66,9 @@ class BatchBuilder(Protocol):
         """Decode Export…ServiceRequest bytes, one outcome for each, in order; never raises for bad
         input. The compiled kernel holds no GIL while it scans."""
 
-    def gather(self, message: ArrowMessage) -> Outcome | None:
-        """The rows of a batch in the storage schema, taken as they are; None, and nothing kept, where it is in any
-        doubt that the decoder could have made it so. The kernel holds no GIL while it looks."""
+    def gather(self, messages: Sequence[ArrowMessage]) -> list[Outcome | None]:
+        """The rows of batches in the storage schema, taken as they are, an outcome for each; None, and nothing kept of
+        it, where it is in any doubt that the decoder could have made it so. The kernel holds no GIL while it looks."""
 
     def truncate(self, rows: int) -> None:
         """Forget every row from index ``rows`` on."""

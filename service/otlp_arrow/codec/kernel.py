@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from otlp_arrow.codec import _kernel, rejection
-from otlp_arrow.codec._kernel import crc32
+from otlp_arrow.codec._kernel import crc32, crc32_each
 from otlp_arrow.codec.interface import ColumnMemory, Outcome
 from otlp_arrow.codec.schema import SCHEMAS
 from otlp_arrow.model import ArrowMessage, Rejected, Signal, limits
 
-__all__ = ["KernelBuilder", "crc32", "decode_with_outcome", "encode"]
+__all__ = ["KernelBuilder", "crc32", "crc32_each", "decode_with_outcome", "encode"]
 
 TOO_LARGE_TO_HOLD = (
     "request too large: with the rows that wait to be written its columns would pass "
@@ -56,18 +56,21 @@ class KernelBuilder:
         )
         return [_outcome(self._signal, *result) for result in results]
 
-    def gather(self, message: ArrowMessage) -> Outcome | None:
-        status, rows = self._builder.gather(
-            message.header,
-            message.body,
-            message.dictionaries,
+    def gather(self, messages: Sequence[ArrowMessage]) -> list[Outcome | None]:
+        results = self._builder.gather(
+            [(message.header, message.body, message.dictionaries) for message in messages],
             limits.MAX_REPEATED_BYTES,
             limits.MAX_COLUMN_OFFSET,
             limits.MAX_HELD_BYTES,
         )
-        if status == _MALFORMED:
-            return None
-        return Outcome(rows) if status == _APPENDED else Outcome(0, error=TOO_LARGE_TO_HOLD)
+        return [
+            Outcome(rows)
+            if status == _APPENDED
+            else None
+            if status == _MALFORMED
+            else Outcome(0, error=TOO_LARGE_TO_HOLD)
+            for status, rows in results
+        ]
 
     def truncate(self, rows: int) -> None:
         self._builder.truncate(rows)

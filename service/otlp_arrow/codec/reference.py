@@ -92,8 +92,8 @@ class ReferenceBuilder:
         self._held_bytes += [before + held * (index + 1) // len(rows) for index in range(len(rows))]
         return outcome
 
-    def gather(self, message: ArrowMessage) -> None:
-        return None
+    def gather(self, messages: Sequence[ArrowMessage]) -> list[Outcome | None]:
+        return [None] * len(messages)
 
     def truncate(self, rows: int) -> None:
         del self._rows[rows:]

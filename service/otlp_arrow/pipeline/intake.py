@@ -28,7 +28,7 @@ import pyarrow as pa
 
 from otlp_arrow.codec import Outcome, kernel_available
 from otlp_arrow.codec.rejection import TOO_LARGE_TO_REPEAT
-from otlp_arrow.model import Batch, Busy, Closed, Encoding, NotPlain, Receipt, Rejected, Signal, TooLarge
+from otlp_arrow.model import ArrowMessage, Batch, Busy, Closed, Encoding, NotPlain, Receipt, Rejected, Signal, TooLarge
 from otlp_arrow.model import meter as m
 from otlp_arrow.model.limits import (
     ACK_TIMEOUT_S,
@@ -528,26 +528,25 @@ class Intake:
             return self._wal.append(entries)
 
     def _decode(self, group: Sequence[_Pending]) -> list[Outcome]:
-        outcomes: list[Outcome | None] = [None] * len(group)
-        payloads: dict[Signal, list[int]] = {}
+        outcomes: dict[int, Outcome] = {}
+        payloads: dict[Signal, dict[int, bytes]] = {}
+        messages: dict[Signal, dict[int, ArrowMessage]] = {}
         for index, pending in enumerate(group):
             batch = pending.batch
             if batch.encoding is Encoding.OTLP:
-                payloads.setdefault(batch.signal, []).append(index)
+                payloads.setdefault(batch.signal, {})[index] = batch.payload_bytes
+            elif batch.columns is not None:
+                outcomes[index] = self._gatherings[batch.signal].append_arrow(batch.payload_bytes, batch.columns)
             else:
-                outcomes[index] = self._take_arrow(batch)
-        for signal, indices in payloads.items():
-            decoded = self._gatherings[signal].append([group[i].batch.payload_bytes for i in indices])
-            for index, outcome in zip(indices, decoded, strict=True):
-                outcomes[index] = outcome
-        return [o for o in outcomes if o is not None]
-
-    def _take_arrow(self, batch: Batch) -> Outcome:
-        gathering = self._gatherings[batch.signal]
-        if batch.columns is not None:
-            return gathering.append_arrow(batch.payload_bytes, batch.columns)
-        assert batch.message is not None, "an Arrow batch comes with its columns or its message"
-        return gathering.gather(batch.message) or Outcome(0, error=_NOT_PLAIN)
+                assert batch.message is not None, "an Arrow batch comes with its columns or its message"
+                messages.setdefault(batch.signal, {})[index] = batch.message
+        for signal, of_signal in payloads.items():
+            decoded = self._gatherings[signal].append(list(of_signal.values()))
+            outcomes.update(zip(of_signal, decoded, strict=True))
+        for signal, plain in messages.items():
+            gathered = self._gatherings[signal].gather(list(plain.values()))
+            outcomes.update((i, o or Outcome(0, error=_NOT_PLAIN)) for i, o in zip(plain, gathered, strict=True))
+        return [outcomes[index] for index in range(len(group))]
 
     # -- trouble ---------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""One HTTP/2 connection of a gRPC server: bytes in, calls out, bytes out. No sockets, no clock.
+"""One HTTP/2 connection of a gRPC server: bytes in, calls out, bytes out. No clock; a socket only where ``read`` is given
+one, so that a message goes from there into its own memory, across the frames that it comes in.
 
 HTTP/2 is RFC 9113, its header compression RFC 7541, the five bytes before a message are those of the gRPC
 protocol ("PROTOCOL-HTTP2"). A message goes from the receive buffer straight into the ``bytes`` object
@@ -15,11 +16,15 @@ do nothing (``nuisance``). A connection error queues a GOAWAY and sets ``closed`
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, _PyBytes_Resize
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF, Py_XDECREF
+from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.string cimport memcmp, memcpy
+
+import os
 
 cdef enum:  # frame types
     F_DATA = 0
@@ -67,6 +72,8 @@ cdef enum:
     # messages that grow are copied.
     STREAM_CAPACITY = 1 << 24
     DIRECT_BYTES = 1 << 14  # less than this is read with what follows it
+    BESIDE_BYTES = 1 << 14  # where large messages follow one another: what is read beside their memory is copied
+    READ_WITH_GIL = 1 << 16  # a read of more lets others run meanwhile: 10 us and more
     WHOLE_BYTES = 1 << 12  # an answer's piece of this size goes out as it is, a smaller one with its neighbours
     LAID_OUT_BYTES = 1 << 16  # a message from this size on is laid out as its owner wishes
     PAGE_BYTES = 4096
@@ -74,6 +81,27 @@ cdef enum:
 
 cdef extern from "Python.h":
     int PyBUF_WRITE
+
+cdef extern from *:
+    """
+    #include <errno.h>
+    #ifdef _WIN32
+    #define OTLP_READS_SOCKETS 0
+    struct iovec { void *iov_base; size_t iov_len; };
+    static Py_ssize_t readv(int descriptor, const struct iovec *parts, int count) { errno = ENOSYS; return -1; }
+    #else
+    #define OTLP_READS_SOCKETS 1
+    #include <sys/uio.h>
+    #endif
+    """
+    const int OTLP_READS_SOCKETS
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    Py_ssize_t readv(int descriptor, const iovec* parts, int count) nogil
+
+READS_SOCKETS = bool(OTLP_READS_SOCKETS)
+"""Whether ``Connection.read`` is to be had."""
 
 cdef int64_t MAX_WINDOW = 0x7FFFFFFF
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -606,18 +634,26 @@ cdef class Connection:
 
     def offer(self):
         """Memory that the next bytes may be read into: ``accept_offered`` them then. None: offer them to ``receive``."""
+        cdef Py_ssize_t n = self._room_in_message()
+        return PyMemoryView_FromMemory(_end_of(self.data_stream), n, PyBUF_WRITE) if n else None
+
+    cdef Py_ssize_t _room_in_message(self) except -1:
+        """How much of the frame that is being read goes into a message, if it is worth being read into its memory."""
         cdef Stream stream = self.data_stream
         cdef Py_ssize_t n
         if self.state != IN_DATA or self.pad_unread or stream is None or stream.deaf or stream.prefix_filled < 5:
-            return None
+            return 0
         n = min(self.data_left, stream.length - stream.filled)
         if n < DIRECT_BYTES:
-            return None
+            return 0
         self._grow(stream, n)
-        return PyMemoryView_FromMemory(_end_of(stream), n, PyBUF_WRITE)
+        return n
 
     def accept_offered(self, Py_ssize_t n):
         """Take in what was read into the last offer."""
+        self._accept(n)
+
+    cdef int _accept(self, Py_ssize_t n) except -1:
         cdef Stream stream = self.data_stream
         assert stream is not None and not stream.deaf, "nothing happens between an offer and its answer"
         stream.filled += n
@@ -628,6 +664,85 @@ cdef class Connection:
         if not self.data_left and not self.pad_left and not self.closed:
             self.state = IN_HEAD
             self._end_data()
+        return 0
+
+    def read(self, int descriptor, bytearray buffer, Py_ssize_t most):
+        """Take in what has come on a socket that does not block, until that is all or at least ``most`` bytes are read;
+        false if the peer has sent its last. Raises ``OSError``.
+
+        What belongs to a large message goes into its memory, across the end of the frame: what follows a frame is
+        nearly always the next one of the same message. What lies beside it goes into ``buffer``.
+        """
+        cdef iovec parts[4]
+        cdef uint8_t head[HEAD_BYTES]
+        cdef char* beside = PyByteArray_AS_STRING(buffer)
+        cdef Py_ssize_t room = len(buffer), inside, beyond, got, total = 0
+        cdef int count
+        cdef Stream stream
+        while total < most and not self.closed:
+            count = 0
+            beyond = 0
+            inside = self._room_in_message()
+            stream = self.data_stream
+            if inside:
+                parts[0].iov_base = _end_of(stream)
+                parts[0].iov_len = inside
+                count = 1
+                if stream.streaming and stream.capacity == stream.length and inside == self.data_left and not self.pad_left:
+                    beyond = stream.length - stream.filled - inside
+                if beyond:
+                    parts[1].iov_base = head
+                    parts[1].iov_len = HEAD_BYTES
+                    parts[2].iov_base = _end_of(stream) + inside
+                    parts[2].iov_len = beyond
+                    count = 3
+            parts[count].iov_base = beside
+            parts[count].iov_len = min(room, BESIDE_BYTES) if inside or self.large_messages else room
+            got = _read(descriptor, parts, count + 1)
+            if got <= 0:
+                return got < 0
+            total += got
+            if self._take(stream, head, beside, inside, beyond, got) + <Py_ssize_t>parts[count].iov_len > got:
+                break
+        return True
+
+    cdef Py_ssize_t _take(
+        self, Stream stream, const uint8_t* head, const char* beside, Py_ssize_t inside, Py_ssize_t beyond, Py_ssize_t got
+    ) except -1:
+        """What ``read`` has got, and how much of it there could have been before what lies beside."""
+        cdef Py_ssize_t before = inside + (beyond + HEAD_BYTES if beyond else 0)
+        cdef Py_ssize_t n
+        cdef object body
+        cdef const uint8_t* further
+        if got <= inside:
+            self._accept(got)
+            return before
+        if beyond:  # the end of the message has not come yet, so that its memory is the stream's
+            body = <object>stream.body  # whatever the next frame is, it stays
+            further = <const uint8_t*>_end_of(stream) + inside
+            self._accept(inside)
+            n = min(got - inside, HEAD_BYTES)
+            self._receive(head, n)
+            n = min(got - inside - n, beyond)
+            if n:
+                self._take_further(stream, further, n)
+        elif inside:
+            self._accept(inside)
+        if got > before:
+            self._receive(<const uint8_t*>beside, got - before)
+        return before
+
+    cdef int _take_further(self, Stream stream, const uint8_t* further, Py_ssize_t n) except -1:
+        """Bytes behind the head of a frame, which lie where they belong if the frame is the message's next one."""
+        cdef Py_ssize_t fitting = 0
+        cdef bytes others
+        if self.state == IN_DATA and self.data_stream is stream and not self.pad_unread and not stream.deaf:
+            fitting = min(n, self.data_left)
+            self._accept(fitting)
+        if fitting < n and not self.closed:
+            others = PyBytes_FromStringAndSize(<const char*>further + fitting, n - fitting)
+            self._receive(<const uint8_t*>PyBytes_AS_STRING(others), n - fitting)
+        return 0
 
     @property
     def expects_bytes(self):
@@ -636,7 +751,9 @@ cdef class Connection:
 
     def receive(self, bytearray buffer, Py_ssize_t nbytes):
         """Take the first ``nbytes`` of ``buffer`` in, which must not change meanwhile."""
-        cdef const uint8_t* p = <const uint8_t*>PyByteArray_AS_STRING(buffer)
+        self._receive(<const uint8_t*>PyByteArray_AS_STRING(buffer), nbytes)
+
+    cdef int _receive(self, const uint8_t* p, Py_ssize_t nbytes) except -1:
         cdef const uint8_t* end = p + nbytes
         cdef Py_ssize_t n
         while p < end and not self.closed:
@@ -675,6 +792,7 @@ cdef class Connection:
                 elif self.head_filled == PREFACE_BYTES:
                     self.head_filled = 0
                     self.state = IN_HEAD
+        return 0
 
     def ok(self, Stream stream):
         """Answer a call with an empty message."""
@@ -1229,6 +1347,29 @@ cdef class Connection:
             self.error = reason
             self.out += _frame(F_GOAWAY, 0, 0, _word(self.last_stream_id) + _word(code) + reason.encode())
         return 0
+
+
+cdef Py_ssize_t _read(int descriptor, const iovec* parts, int count) except -2:
+    """Bytes read; 0: the peer has sent its last; -1: there is nothing just now."""
+    cdef Py_ssize_t got, wanted = 0
+    cdef int error
+    for part in range(count):
+        wanted += parts[part].iov_len
+    while True:
+        if wanted > READ_WITH_GIL:
+            with nogil:
+                got = readv(descriptor, parts, count)
+                error = errno
+        else:
+            got = readv(descriptor, parts, count)
+            error = errno
+        if got >= 0:
+            return got
+        if error == EAGAIN:
+            return -1
+        if error != EINTR:
+            raise OSError(error, os.strerror(error))
+        PyErr_CheckSignals()
 
 
 cdef int _new_body(Stream stream) except -1:

@@ -2,7 +2,8 @@
 
 What the calls of a door mean is its own: ``otlp_grpc`` (one message in, one out) and ``flight`` (streams) build on
 ``Door`` and ``DoorConnection``. Answers of one turn of the loop leave in one write. Where messages are large
-(``reads_in_place``), what is still to come of one is read from the socket into the memory that it will be kept in.
+(``reads_in_place``), what is still to come of one is read from the socket into the memory that it will be kept in: by
+``_http2`` itself, but for TLS and where a loop cannot say that a socket can be read.
 
 Bounds, and who keeps them:
 
@@ -18,6 +19,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import functools
+import os
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 from urllib.parse import quote
@@ -27,7 +30,7 @@ import structlog
 from otlp_arrow.model import Busy, Rejected, TooLarge, limits
 from otlp_arrow.model.meter import REQUESTS, Meter
 from otlp_arrow.receivers import misdirected, replies, unpack
-from otlp_arrow.receivers._http2 import GRPC_HEADERS, GRPC_OK, PREFACE, Connection, Stream, header_block
+from otlp_arrow.receivers._http2 import GRPC_HEADERS, GRPC_OK, PREFACE, READS_SOCKETS, Connection, Stream, header_block
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.in_flight import InFlight
 from otlp_arrow.receivers.inflating import Reservation, inflate
@@ -40,6 +43,7 @@ log = structlog.get_logger(__name__)
 
 _RECEIVE_BYTES = 256 * limits.KIB  # one read; all connections share the buffer, as each read is used up at once
 _HEAD_BYTES = 16 * limits.KIB  # where large messages follow one another: what is read beside their memory is copied
+_TURN_BYTES = limits.MIB  # what one connection reads before others are asked
 _TICK_S = limits.GRPC_KEEPALIVE_S / 4
 _QUIET_TICKS = 4
 _DEAD_TICKS = 6
@@ -145,6 +149,7 @@ class DoorConnection(asyncio.BufferedProtocol):
             max_frame_bytes=door.frame_bytes,
         )
         self._transport: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None  # a second descriptor, which we read from ourselves
         self._timer: asyncio.TimerHandle | None = None
         self._greeted = False
         self._offered = False
@@ -205,6 +210,41 @@ class DoorConnection(asyncio.BufferedProtocol):
             if not self._greeted and not self._greet(bytes(self._door.view[: min(nbytes, len(PREFACE))])):
                 return
             http2.receive(self._door.buffer, nbytes)
+            if self._socket is None and self._door.reads_in_place and READS_SOCKETS:
+                self._read_ourselves()
+        self._heard()
+
+    def _read_ourselves(self) -> None:
+        """From now on, unless the transport has to decrypt. It takes the loop two locks and two calls a read, and three
+        reads to get over the end of a frame: 0.1 of the 0.8 µs a row from Flight until it is acknowledged."""
+        transport = self._transport
+        if transport is None or transport.is_closing() or transport.get_extra_info("ssl_object") is not None:
+            return
+        own = socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
+        transport.pause_reading()
+        try:
+            self._loop.add_reader(own, self._readable)
+        except NotImplementedError:  # Windows
+            own.close()
+            transport.resume_reading()
+        else:
+            self._socket = own
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        self._quiet_ticks = 0
+        try:
+            goes_on = self._http2.read(self._socket.fileno(), self._door.buffer, _TURN_BYTES)
+        except OSError:  # the connection broke
+            self.cancel()
+            return
+        self._heard()
+        if not goes_on:
+            self._end()
+
+    def _heard(self) -> None:
+        """The HTTP/2 has taken in what came."""
+        http2 = self._http2
         if http2.incomplete_bytes != self._incomplete_bytes:
             self._reckon()
         self._flush()
@@ -223,12 +263,16 @@ class DoorConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         self._paused = True
-        if self._transport is not None:
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+        elif self._transport is not None:
             self._transport.pause_reading()  # who does not read answers gets no further ones
 
     def resume_writing(self) -> None:
         self._paused = False
-        if self._transport is not None:
+        if self._socket is not None:
+            self._loop.add_reader(self._socket, self._readable)
+        elif self._transport is not None:
             self._transport.resume_reading()
 
     def eof_received(self) -> bool:
@@ -237,6 +281,7 @@ class DoorConnection(asyncio.BufferedProtocol):
     def connection_lost(self, error: BaseException | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._stop_reading()
         self._transport = None
         self._door.incomplete_bytes -= self._incomplete_bytes
         self._incomplete_bytes = 0
@@ -264,7 +309,7 @@ class DoorConnection(asyncio.BufferedProtocol):
         self._timer = self._loop.call_later(_TICK_S, self._tick)
         self._quiet_ticks += 1
         if not self._greeted or self._quiet_ticks >= _DEAD_TICKS:
-            self._transport.abort()
+            self.cancel()
             return
         self._http2.nuisance = 0
         if self._quiet_ticks == _QUIET_TICKS:
@@ -301,9 +346,9 @@ class DoorConnection(asyncio.BufferedProtocol):
             transport.write(data)
         if http2.closed:
             log.info("a gRPC client broke the protocol", reason=http2.error, peer=transport.get_extra_info("peername"))
-            transport.close()
+            self._end()
         elif http2.refusing and not http2.open_streams:
-            transport.close()
+            self._end()
 
     def stop(self) -> None:
         """Take no further calls, and close when those under way are answered."""
@@ -312,8 +357,21 @@ class DoorConnection(asyncio.BufferedProtocol):
 
     def cancel(self) -> None:
         """Close now; calls under way are cancelled."""
+        self._stop_reading()
         if self._transport is not None:
             self._transport.abort()
+
+    def _end(self) -> None:
+        """Read no more, and close when everything is written."""
+        self._stop_reading()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _stop_reading(self) -> None:
+        if self._socket is not None:  # as long as it is open the peer is not told of an end
+            self._loop.remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
 
     def refuse(self, stream: Stream, refused: replies.Refusal) -> None:
         """Answer a call with a refusal; an answer that has begun ends with it."""

@@ -7,9 +7,10 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from otlp_arrow.model import Encoding, Payload, Signal
+from otlp_arrow.model import Encoding, Parts, Payload, Signal
 from otlp_arrow.model.limits import DIRECT_BLOCK_BYTES, FRAME_HEAD_BYTES, MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
-from otlp_arrow.storage.checksum import crc32
+from otlp_arrow.model.value import value
+from otlp_arrow.storage.checksum import crc32, crc32_each
 from otlp_arrow.storage.disk import Buffer
 
 FILE_MAGIC = b"OTLPWAL2"
@@ -77,32 +78,37 @@ def read_file_header(data: bytes | memoryview) -> int | None:
     return int(first_sequence)
 
 
-def frame_buffers(
-    sequence: int,
-    signal_code: int,
-    encoding_code: int,
-    rows: int,
-    received_ns: int,
-    payload: Payload,
-    padding: int | None = None,
-) -> Sequence[Buffer]:
-    """Header, payload (the same objects, not copies, unless it is small) and padding of one frame; by default up to
-    a multiple of 8."""
+@value
+class Unsummed:
+    """A frame without its checksum: the header from byte 8 on, the payload in its parts, the zeros behind it."""
+
+    checked: bytes
+    parts: Sequence[Buffer]
+    zeros: bytes
+    length: int
+
+
+def unsummed_frame(
+    sequence: int, signal_code: int, encoding_code: int, rows: int, received_ns: int, payload: Payload, padding: int
+) -> Unsummed:
+    """A frame to be, with so many bytes of padding; ``frame_buffers`` makes it one."""
     length = len(payload)
-    if padding is None:
-        padding = -length & 7
     checked = _CHECKED.pack(length, rows, sequence, received_ns, signal_code, encoding_code, padding)
-    zeros = _PADDING[padding] if padding < 8 else bytes(padding)
-    checksum = crc32(checked, 0)
-    if type(payload) is bytes:
-        checksum_bytes = crc32(payload, checksum).to_bytes(4, "little")
-        if length <= _SMALL_BYTES:
-            return (b"".join((FRAME_MAGIC, checksum_bytes, checked, payload, zeros)),)
-        return FRAME_MAGIC + checksum_bytes + checked, payload, zeros
-    parts = (payload,) if isinstance(payload, bytes) else payload.parts
-    for part in parts:
-        checksum = crc32(part, checksum)
-    return (FRAME_MAGIC + checksum.to_bytes(4, "little") + checked, *parts, zeros)
+    parts = payload.parts if isinstance(payload, Parts) else (payload,)
+    return Unsummed(checked, parts, _PADDING[padding] if padding < 8 else bytes(padding), length)
+
+
+def frame_buffers(frames: Sequence[Unsummed]) -> list[Buffer]:
+    """Header, payload (the same objects, not copies, unless it is small) and padding of each frame."""
+    buffers: list[Buffer] = []
+    checksums = crc32_each([(each.checked, *each.parts) for each in frames])
+    for each, checksum in zip(frames, checksums, strict=True):
+        head = FRAME_MAGIC + checksum.to_bytes(4, "little") + each.checked
+        if each.length <= _SMALL_BYTES:
+            buffers.append(b"".join((head, *each.parts, each.zeros)))
+        else:
+            buffers += head, *each.parts, each.zeros
+    return buffers
 
 
 def frame_size(length: int, padding: int) -> int:

@@ -92,7 +92,7 @@ class Gathering:
         ``columns``: the same rows, if they were read already. Raises ``Rejected``.
         """
         message = plain_message(self.signal, stream)
-        outcome = None if message is None else self._builder.gather(message)
+        outcome = None if message is None else self._builder.gather([message])[0]
         if outcome is not None and outcome.error is None:
             return outcome
         return self.append_columns(columns_of_frame(self.signal, stream) if columns is None else columns)
@@ -105,9 +105,9 @@ class Gathering:
         self._batch_bytes += batch.get_total_buffer_size()  # ``nbytes`` takes 0.1 ms for 130 arrays
         return Outcome(batch.num_rows)
 
-    def gather(self, message: ArrowMessage) -> Outcome | None:
-        """Take an Arrow message that nobody has looked at; None if it is not plain."""
-        return self._builder.gather(message)
+    def gather(self, messages: Sequence[ArrowMessage]) -> list[Outcome | None]:
+        """Take Arrow messages that nobody has looked at; an outcome each, None for one that is not plain."""
+        return self._builder.gather(messages)
 
     def mark(self) -> tuple[int, int]:
         """Where ``restore`` can go back to."""

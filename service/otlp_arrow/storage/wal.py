@@ -15,17 +15,19 @@ from pathlib import Path
 from otlp_arrow.model import Encoding, OtlpIOError, Parts, Payload, Signal
 from otlp_arrow.model.limits import WAL_FILE_BYTES
 from otlp_arrow.model.value import value
-from otlp_arrow.storage.disk import Buffer, Disk, DiskFile
+from otlp_arrow.storage.disk import Disk, DiskFile
 from otlp_arrow.storage.frames import (
     FILE_HEADER,
     FRAME_HEADER,
     FRAMES_BEGIN,
     Damage,
     Frame,
+    Unsummed,
     file_header,
     frame_buffers,
     read_file_header,
     scan,
+    unsummed_frame,
 )
 from otlp_arrow.storage.layout import WAL_SUFFIX, Layout
 from otlp_arrow.storage.quarantine import Quarantine
@@ -248,20 +250,20 @@ class Wal:
         """
         assert not self._unconfirmed, "the last append was neither confirmed nor rolled back"
         current = self._writable_file()
-        buffers: list[Buffer] = []
+        frames: list[Unsummed] = []
         first = sequence = self._next
         last = first + len(entries) - 1
         end, whole_block = current.size, max(8, current.block_bytes)
         for index, entry in enumerate(entries, 1):
-            end += FRAME_HEADER.size + len(entry.payload)
+            payload = entry.payload
+            end += FRAME_HEADER.size + len(payload)
             padding = -end % (whole_block if sequence == last or _wants_block(entries[index]) else 8)
             end += padding
             # ``value`` of an enum takes as long as a checksum.
-            encoding = entry.encoding._value_
-            buffers += frame_buffers(
-                sequence, entry.signal.code, encoding, entry.rows, entry.received_ns, entry.payload, padding
-            )
+            code, encoding = entry.signal.code, entry.encoding._value_
+            frames.append(unsummed_frame(sequence, code, encoding, entry.rows, entry.received_ns, payload, padding))
             sequence += 1
+        buffers = frame_buffers(frames)
         try:
             current.append(buffers)
         except OSError:

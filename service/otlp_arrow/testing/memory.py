@@ -137,7 +137,7 @@ class MemoryIntake:
 
 def _gathered(signal: Signal, message: ArrowMessage) -> pa.RecordBatch:
     builder = new_builder(signal)
-    outcome = builder.gather(message)
+    (outcome,) = builder.gather([message])
     if outcome is None:
         raise NotPlain("the batch has to be cast")
     if outcome.error is not None:

@@ -64,7 +64,7 @@ def gathered(signal: Signal, message: ArrowMessage, builder: KernelBuilder | Non
     builder = builder or KernelBuilder(signal)
     rows_before = builder.rows
     before = builder.snapshot()
-    outcome = builder.gather(message)
+    (outcome,) = builder.gather([message])
     after = builder.snapshot()
     after.validate(full=True)
     if outcome is None:
@@ -192,14 +192,16 @@ def test_a_dictionary_that_would_be_huge_on_every_row_is_not_taken() -> None:
     builder = _kernel.LogsBuilder()
     message = Sent(BATCHES[Signal.LOGS]).message()
     bounds = (limits.MAX_COLUMN_OFFSET, limits.MAX_HELD_BYTES)
-    assert builder.gather(message.header, message.body, message.dictionaries, 1, *bounds) == (1, 0)
-    assert builder.gather(message.header, message.body, message.dictionaries, 10**9, *bounds)[0] == 0
+    asked = [(message.header, message.body, message.dictionaries)]
+    assert builder.gather(asked, 1, *bounds) == [(1, 0)]
+    assert builder.gather(asked, 10**9, *bounds)[0][0] == 0
 
 
 def test_a_batch_over_the_bound_in_bytes_is_refused_for_that() -> None:
     builder = _kernel.LogsBuilder()
     message = Sent(BATCHES[Signal.LOGS]).message()
-    status, kept = builder.gather(message.header, message.body, message.dictionaries, 10**9, 2**31 - 2, 100)
+    asked = [(message.header, message.body, message.dictionaries)]
+    ((status, kept),) = builder.gather(asked, 10**9, 2**31 - 2, 100)
     assert (status, kept, builder.rows) == (3, 0, 0)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otlp_arrow.model import Encoding, Parts, Signal
+from otlp_arrow.model import Encoding, Parts, Payload, Signal
 from otlp_arrow.model.limits import MAX_FRAME_BYTES, RESYNC_BYTES_PER_BYTE
 from otlp_arrow.storage import frames
 from otlp_arrow.storage.frames import (
@@ -21,11 +21,20 @@ from otlp_arrow.storage.frames import (
     frame_size,
     read_file_header,
     scan,
+    unsummed_frame,
 )
 
 
+def one_frame(
+    sequence: int, signal: int, encoding: int, rows: int, received_ns: int, payload: Payload, padding: int | None = None
+) -> bytes:
+    if padding is None:
+        padding = -len(payload) % 8
+    return b"".join(frame_buffers([unsummed_frame(sequence, signal, encoding, rows, received_ns, payload, padding)]))
+
+
 def frame(sequence: int, payload: bytes = b"payload", signal: Signal = Signal.LOGS, rows: int = 1) -> bytes:
-    return b"".join(frame_buffers(sequence, signal.code, Encoding.OTLP.value, rows, 1_000 + sequence, payload))
+    return one_frame(sequence, signal.code, Encoding.OTLP.value, rows, 1_000 + sequence, payload)
 
 
 def log_of(*payloads: bytes, first: int = 1) -> bytes:
@@ -52,7 +61,7 @@ def test_a_file_header_has_the_documented_bytes():
 def test_a_frame_has_the_documented_bytes():
     rest = struct.pack("<IIQQBBH4x", 5, 3, 42, 1_000, 2, 1, 3)
     expected = b"OTF2" + struct.pack("<I", zlib.crc32(rest + b"hello")) + rest + b"hello" + b"\0\0\0"
-    assert b"".join(frame_buffers(42, 2, 1, 3, 1_000, b"hello")) == expected
+    assert one_frame(42, 2, 1, 3, 1_000, b"hello") == expected
 
 
 @pytest.mark.parametrize("length", range(18))
@@ -69,7 +78,7 @@ def test_each_frame_begins_at_a_multiple_of_eight(length: int):
 )
 def test_what_was_framed_is_found_again(written: list[tuple[Signal, Encoding, bytes]]):
     data = file_header(5, 0) + b"".join(
-        b"".join(frame_buffers(5 + i, signal.code, encoding.value, i, i * 10, payload))
+        one_frame(5 + i, signal.code, encoding.value, i, i * 10, payload)
         for i, (signal, encoding, payload) in enumerate(written)
     )
     assert found_in(data) == [
@@ -80,7 +89,7 @@ def test_what_was_framed_is_found_again(written: list[tuple[Signal, Encoding, by
 def test_the_next_frame_is_found_behind_whatever_padding_a_frame_names():
     paddings = [3, 11, 4091, 3 + 8 * 100]
     data = file_header(1, 0) + b"".join(
-        b"".join(frame_buffers(1 + i, 1, 1, 1, 0, b"hello", padding)) for i, padding in enumerate(paddings)
+        one_frame(1 + i, 1, 1, 1, 0, b"hello", padding) for i, padding in enumerate(paddings)
     )
     frames = found_in(data)
     assert [(f.sequence, f.size) for f in frames if isinstance(f, Frame)] == [
@@ -96,9 +105,7 @@ def test_a_payload_in_parts_has_the_bytes_of_the_whole_one(parts: list[bytes], m
     views = Parts([memoryview(p) if i % 2 else p for i, p in enumerate(parts)])
     assert len(views) == len(whole)
     assert views.joined() == whole
-    assert b"".join(frame_buffers(7, 2, 2, 3, 9, views, padding)) == b"".join(
-        frame_buffers(7, 2, 2, 3, 9, whole, padding)
-    )
+    assert one_frame(7, 2, 2, 3, 9, views, padding) == one_frame(7, 2, 2, 3, 9, whole, padding)
 
 
 def test_the_length_of_parts_is_in_bytes_whatever_their_items_are():
@@ -136,14 +143,14 @@ def test_a_flipped_bit_anywhere_in_a_frame_is_noticed_and_the_frames_around_it_a
 
 
 def test_a_file_that_ends_inside_the_padding_of_its_last_frame_has_lost_nothing():
-    data = log_of(b"first") + b"".join(frame_buffers(2, 1, 1, 1, 0, b"second", 4090))
+    data = log_of(b"first") + one_frame(2, 1, 1, 1, 0, b"second", 4090)
     for end in range(len(data) - 4090, len(data)):
         assert sequences(data[:end]) == [1, 2]
         assert len(found_in(data[:end])) == 2
 
 
 def test_what_lies_in_the_padding_is_never_looked_at():
-    padded = b"".join(frame_buffers(1, 1, 1, 1, 0, b"first", 4091))
+    padded = one_frame(1, 1, 1, 1, 0, b"first", 4091)
     for junk in (b"\xff", frame(2, b"injected")):
         at = FRAMES_BEGIN + len(padded) - 2048
         data = bytearray(file_header(1, 0) + padded + frame(2, b"second"))
@@ -154,14 +161,14 @@ def test_what_lies_in_the_padding_is_never_looked_at():
 
 @pytest.mark.parametrize("padding", [4, 4096 + 3, 65_528 + 3])
 def test_a_frame_with_padding_that_cannot_be_is_damage(padding: int):
-    (found,) = found_in(file_header(1, 0) + b"".join(frame_buffers(1, 1, 1, 1, 0, b"hello", padding)))
+    (found,) = found_in(file_header(1, 0) + one_frame(1, 1, 1, 1, 0, b"hello", padding))
     assert isinstance(found, Damage)
     assert f"{padding} bytes of padding" in found.reason
 
 
 def test_behind_a_damaged_frame_its_own_padding_is_believed_first():
     inner = frame(2, b"injected")
-    damaged = bytearray(b"".join(frame_buffers(1, 1, 1, 1, 0, inner, -len(inner) % 8 + 4000)))
+    damaged = bytearray(one_frame(1, 1, 1, 1, 0, inner, -len(inner) % 8 + 4000))
     damaged[4] ^= 1  # the checksum: the frame inside is whole
     data = file_header(1, 0) + bytes(damaged) + frame(2, b"second")
     assert [f.payload for f in found_in(data) if isinstance(f, Frame)] == [b"second"]

@@ -119,7 +119,7 @@ def test_a_damaged_stream_is_refused_or_harmless(signal: Signal, seed: int):
     (stream,) = mutated([arrow_batch(signal, [1, 2, 3]).payload_bytes], 1, seed)
     rows = gathering(signal)
     message = plain_message(signal, stream)
-    if message is not None and (outcome := rows._builder.gather(message)) is not None and outcome.error is None:
+    if message is not None and (outcome := rows._builder.gather([message])[0]) is not None and outcome.error is None:
         (snapshot,) = rows.snapshot()
         snapshot.validate(full=True)
         expected = columns_of_frame(signal, stream)

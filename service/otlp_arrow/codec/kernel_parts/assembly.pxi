@@ -13,6 +13,29 @@ cdef enum Nulls:
     ZERO_PAIR  # sixteen
 
 
+cdef struct Gathered:
+    # A message that is to be gathered, and what became of it.
+    Gathering gathering
+    Dictionary* dictionaries[MAX_KEYWORDS]
+    Py_buffer body
+    bint readable
+    int status
+    size_t rows
+
+
+cdef int gather_all(Columns* columns, Gathered* messages, size_t count, GatherRecords gather, Bounds* scratch) noexcept nogil:
+    """One after the other, until memory runs out; its ``Status`` then."""
+    cdef size_t each, rows
+    for each in range(count):
+        if messages[each].readable:
+            rows = columns.records.rows
+            messages[each].status = gather_batch(columns, &messages[each].gathering, gather)
+            messages[each].rows = columns.records.rows - rows
+            if messages[each].status == NO_MEMORY or scratch.fault == OUT_OF_MEMORY:
+                return NO_MEMORY
+    return APPENDED
+
+
 cdef class ArrowDictionary:
     """A dictionary message of an Arrow stream: strings, none of them null, not compressed, no delta.
 
@@ -155,54 +178,67 @@ cdef class Builder:
             self._busy = False
             free(all_payloads)
 
-    def gather(
-        self, bytes header, body, tuple dictionaries, max_repeated_bytes: int, max_offset: int, max_held_bytes: int
-    ) -> tuple:
-        """The rows of a record batch message in the schema of the builder: status and rows. ``dictionaries``: an
-        ``ArrowDictionary`` for each encoded field, depth first. Nothing is kept of a batch in which anything is in
-        doubt (MALFORMED)."""
+    def gather(self, list messages, max_repeated_bytes: int, max_offset: int, max_held_bytes: int) -> list:
+        """For each message, a record batch in the schema of the builder: status and rows. A message is its header, its
+        body, and an ``ArrowDictionary`` for each encoded field, depth first. Nothing is kept of one in which anything is
+        in doubt (MALFORMED). The GIL is let go once for all of them: taking it again means to wait for the loop."""
         self._check_idle()
-        cdef Gathering gathering
-        cdef Dictionary* found[MAX_KEYWORDS]
-        cdef ArrowDictionary each
-        cdef Py_buffer view
-        cdef int status = MALFORMED
+        cdef size_t count = len(messages)
         cdef size_t rows = self._columns.records.rows
+        cdef size_t each
+        cdef size_t opened = 0
+        cdef int status
+        cdef Gathered* gathered
+        if count == 0:
+            return []
+        gathered = <Gathered*>calloc(count, sizeof(Gathered))
+        if gathered == NULL:
+            raise MemoryError
+        self._columns.bounds.max_offset = min(max_offset, INT32_MAX - 1)
+        self._columns.bounds.max_held_bytes = max_held_bytes
+        self._derived_bounds.fault = NO_FAULT
+        self._busy = True
+        try:
+            for header, body, dictionaries in messages:
+                PyObject_GetBuffer(body, &gathered[opened].body, PyBUF_SIMPLE)
+                opened += 1
+                self._prepare(&gathered[opened - 1], header, dictionaries, max_repeated_bytes)
+            with nogil:
+                status = gather_all(self._columns, gathered, count, self._gather, &self._derived_bounds)
+            if status == NO_MEMORY:
+                columns_truncate(self._columns, rows)
+                raise MemoryError("no memory for the columns of a batch")
+            return [(gathered[each].status, gathered[each].rows) for each in range(count)]
+        finally:
+            self._busy = False
+            for each in range(opened):
+                PyBuffer_Release(&gathered[each].body)
+            free(gathered)
+
+    cdef int _prepare(self, Gathered* to, bytes header, tuple dictionaries, max_repeated_bytes) except -1:
+        cdef Gathering* gathering = &to.gathering
+        cdef ArrowDictionary each
+        to.status = MALFORMED
         if len(dictionaries) > MAX_KEYWORDS:
-            return MALFORMED, 0
-        memset(&gathering, 0, sizeof(gathering))
+            return 0
         for each in dictionaries:
-            found[gathering.dictionary_count] = &each._dictionary
+            to.dictionaries[gathering.dictionary_count] = &each._dictionary
             gathering.dictionary_count += 1
-        gathering.dictionaries = found
+        gathering.dictionaries = to.dictionaries
         gathering.max_repeated_bytes = max_repeated_bytes
         gathering.bitmaps = &self._scratch[0]
         gathering.bytes = &self._scratch[MAX_GATHER_BITMAPS]
         gathering.json = &self._scratch[MAX_GATHER_BITMAPS + 1]
         gathering.block = &self._scratch[MAX_GATHER_BITMAPS + 2]
-        self._columns.bounds.max_offset = min(max_offset, INT32_MAX - 1)
-        self._columns.bounds.max_held_bytes = max_held_bytes
-        self._derived_bounds.fault = NO_FAULT
-        PyObject_GetBuffer(body, &view, PyBUF_SIMPLE)
-        self._busy = True
-        try:
-            if read_arrow_message(
-                &gathering.message,
-                HEADER_BATCH,
-                <Position>PyBytes_AS_STRING(header),
-                PyBytes_GET_SIZE(header),
-                <Position>view.buf,
-                view.len,
-            ):
-                with nogil:
-                    status = gather_batch(self._columns, &gathering, self._gather)
-        finally:
-            self._busy = False
-            PyBuffer_Release(&view)
-        if status == NO_MEMORY or self._derived_bounds.fault == OUT_OF_MEMORY:
-            columns_truncate(self._columns, rows)
-            raise MemoryError("no memory for the columns of a batch")
-        return status, self._columns.records.rows - rows
+        to.readable = read_arrow_message(
+            &gathering.message,
+            HEADER_BATCH,
+            <Position>PyBytes_AS_STRING(header),
+            PyBytes_GET_SIZE(header),
+            <Position>to.body.buf,
+            to.body.len,
+        )
+        return 0
 
     def truncate(self, rows: int) -> None:
         self._check_idle()
