@@ -96,6 +96,9 @@ class MemoryIntake:
     def submit(self, batch: Batch, ticket: MemoryTicket | None = None) -> asyncio.Future[Receipt]:
         return asyncio.ensure_future(self.accept(batch, ticket))
 
+    def when_ready(self, submit_more: Callable[[], None]) -> None:
+        submit_more()
+
     async def accept(self, batch: Batch, ticket: MemoryTicket | None = None) -> Receipt:
         ticket = ticket or self.admit(len(batch.payload))
         self.waiting += 1

@@ -301,7 +301,7 @@ async def test_further_batches_wait_in_the_client(door: Door, monkeypatch: pytes
         full = limits.FLIGHT_PUTS_IN_FLIGHT
 
         def room() -> bool:
-            return sent + 2 * len(rows) <= limits.HTTP2_STREAM_WINDOW_BYTES + given.get(1, 0)
+            return sent + 2 * len(rows) <= limits.FLIGHT_STREAM_WINDOW_BYTES + given.get(1, 0)
 
         while True:
             await until(lambda: room() or len(gate.waiting) == full)
@@ -312,7 +312,7 @@ async def test_further_batches_wait_in_the_client(door: Door, monkeypatch: pytes
             await client.writer.drain()
         assert len(gate.waiting) == full
         taken = limits.FLIGHT_PUTS_IN_FLIGHT * len(rows)
-        assert sent <= taken + limits.HTTP2_STREAM_WINDOW_BYTES * 1.5
+        assert sent <= taken + limits.FLIGHT_STREAM_WINDOW_BYTES * 1.5
         listening.cancel()
         await asyncio.gather(listening, return_exceptions=True)
 

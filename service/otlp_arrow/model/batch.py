@@ -34,9 +34,16 @@ class Parts:
 
     def __init__(self, parts: Iterable[bytes | memoryview], page_at: int | None = None) -> None:
         self.page_at = page_at
-        # ``len`` of a view counts items: make them bytes.
-        self.parts = tuple(part if type(part) is bytes else memoryview(part).cast("B") for part in parts)
-        self._length = sum(map(len, self.parts))
+        self.parts = tuple(parts)
+        length = 0
+        for part in self.parts:
+            if type(part) is not bytes and (type(part) is not memoryview or part.itemsize != 1 or part.ndim != 1):
+                # ``len`` of a view counts items: make them bytes.
+                self.parts = tuple(part if type(part) is bytes else memoryview(part).cast("B") for part in self.parts)
+                length = sum(map(len, self.parts))
+                break
+            length += len(part)
+        self._length = length
 
     def __len__(self) -> int:
         return self._length

@@ -201,6 +201,13 @@ MAX_ARROW_SCHEMA_BYTES = 256 * KIB
 FLIGHT_FRAME_BYTES = MIB
 """The largest HTTP/2 frame taken by the Flight door: a usual batch in one, which is then read into its own memory."""
 
+FLIGHT_STREAM_WINDOW_BYTES = 16 * MIB
+"""What a Flight client may send before it hears that something was looked at: as many batches of a usual size as may
+wait for the disk. With a quarter of it clients send messages in more pieces, and are told of every few of them."""
+
+FLIGHT_CONNECTION_WINDOW_BYTES = 32 * MIB
+"""The same of all streams of a connection."""
+
 FLIGHT_INLINE_BYTES = MIB
 """Arrow messages up to this size are looked at on the event loop: those that the kernel takes in some 20 µs, those that
 have to be cast in some 2 ms. Larger ones leave it for a thread."""

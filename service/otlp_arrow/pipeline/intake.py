@@ -189,6 +189,7 @@ class Intake:
         self._trouble = ""  # why the disk refuses; empty while it does not
         self._stuck_since: float | None = None
         self._group: list[_Pending] = []  # being committed
+        self._when_ready: list[Callable[[], None]] = []
         self._last_group_size = 0
         self._decoded_bytes_per_byte = (
             DECODED_BYTES_PER_BYTE if kernel_available() else REFERENCE_DECODED_BYTES_PER_BYTE
@@ -249,6 +250,21 @@ class Intake:
         self._wake.set()
         return future
 
+    def when_ready(self, submit_more: Callable[[], None]) -> None:
+        """Call ``submit_more`` once: now, or while a commit is under way when it has ended or is given up."""
+        if self._group:
+            self._when_ready.append(submit_more)
+        else:
+            submit_more()
+
+    def _say_ready(self) -> None:
+        waiting, self._when_ready = self._when_ready, []
+        for submit_more in waiting:
+            try:
+                submit_more()
+            except Exception:  # the fault of one door: the others' data goes on
+                log.exception("a door failed to go on")
+
     def _refusal(self) -> Busy:
         if self._closed:
             return Closed("the collector is stopping")
@@ -264,6 +280,7 @@ class Intake:
             while not (self._closed and not self._pending):
                 await self._wake.wait()
                 self._wake.clear()
+                self._say_ready()
                 while self._pending:
                     await self._wait_for_writer()
                     await self._wait_for_company()
@@ -272,12 +289,14 @@ class Intake:
                         self._last_group_size = len(group)
                         await self._commit_and_settle(group)
                     del group  # its payloads must not be held until the next one comes
+                    self._say_ready()
                     self._seal_where_due()
                     await self._copy_for_readers()
                 self._seal_where_due()
                 await self._copy_for_readers()
         finally:  # however this ends, nobody is left waiting
             self._closed = True
+            self._say_ready()
             while self._copies_wanted:
                 _fail(self._copies_wanted.popleft()[1], Closed("the collector is stopping"))
             self._refuse_pending(Closed("the collector stopped before the data was kept"))
@@ -596,6 +615,7 @@ class Intake:
         for pending in group:
             _fail(pending.future, Busy("the disk did not confirm the write in time"))
         self._refuse_pending(Busy("the disk does not answer"))
+        self._say_ready()
 
     def _refuse_pending(self, error: Busy) -> None:
         while self._pending:

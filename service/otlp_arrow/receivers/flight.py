@@ -92,6 +92,8 @@ class _FlightDoor(Door):
     labels = DOOR
     stranger = misdirected.NOT_FLIGHT
     frame_bytes = limits.FLIGHT_FRAME_BYTES
+    stream_window_bytes = limits.FLIGHT_STREAM_WINDOW_BYTES
+    connection_window_bytes = limits.FLIGHT_CONNECTION_WINDOW_BYTES
     reads_in_place = True
 
     def __init__(self, service: FlightService, **options: Any) -> None:

@@ -74,6 +74,7 @@ class IncomingStream:
         self._before = b""  # the messages that every batch of the stream needs before it,
         self._before_rearranged = b""  # and those that one needs once it is rearranged
         self._claims: dict[int, int] = {}  # of the dictionaries: decoded bytes
+        self._claimed_bytes = 0  # all of them
         self.dictionary_bytes = 0  # memory that the stream's dictionaries hold
 
     def take(self, header: bytes, body: Buffer) -> Batch | None:
@@ -189,11 +190,11 @@ class IncomingStream:
         self._dictionaries[number] = message
         self._before = self._before_rearranged = b""
         self._claims[number] = decoded_bytes
+        self._claimed_bytes = sum(self._claims.values())
         self._bound(0, 0)
 
     def _bound(self, decoded_bytes: int, body_bytes: int) -> None:
-        decoded_bytes += sum(self._claims.values())
-        total = max(decoded_bytes, body_bytes + self.dictionary_bytes)
+        total = max(decoded_bytes + self._claimed_bytes, body_bytes + self.dictionary_bytes)
         if total > self._max_bytes:
             raise TooLarge(
                 f"a batch and its dictionaries take {total} bytes, over the limit of {self._max_bytes}; send fewer rows"

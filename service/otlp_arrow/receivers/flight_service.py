@@ -202,6 +202,8 @@ class Put:
 
     __slots__ = (
         "_as_they_came",
+        "_asked",
+        "_awaited",
         "_call",
         "_coming",
         "_dictionaries",
@@ -221,9 +223,11 @@ class Put:
         self._signal = Signal.TRACES
         self._stream: IncomingStream | None = None  # from the first message on
         self._dictionaries: Ticket | None = None
+        self._asked = False  # the intake will say when to look at what came
         self._coming: deque[_Message | Exception | None] = deque()  # None: the client has sent all
         self._under_way: deque[asyncio.Future[Receipt] | Receipt | Exception | None] = deque()
         self._as_they_came: dict[asyncio.Future[Receipt], Batch] = {}  # under way, and perhaps to be cast yet
+        self._awaited: asyncio.Future[Receipt] | None = None  # the oldest that is under way
         self._looking: asyncio.Task[None] | None = None  # at a message, beside the loop; the others wait for it
         self._heard_all = False
         self._full = False  # the client takes no acknowledgement just now
@@ -241,7 +245,14 @@ class Put:
             self.refuse(error)
             return
         self._coming.append(_Message(content, ticket, compressed))
-        self._advance()
+        if not self._asked:
+            self._asked = True
+            self._service.intake.when_ready(self._go_on_looking)
+
+    def _go_on_looking(self) -> None:
+        self._asked = False
+        if not self._finished:
+            self._advance()
 
     def end(self) -> None:
         """The client has sent all."""
@@ -355,7 +366,6 @@ class Put:
         self._under_way.append(future)
         if batch.message is not None:
             self._as_they_came[future] = batch
-        future.add_done_callback(self._kept)
 
     async def _cast(self, stream: IncomingStream, batch: Batch) -> Receipt:
         """Keep a batch that the kernel did not take as it came. Raises what is wrong with it."""
@@ -383,11 +393,9 @@ class Put:
 
     # -- and out ---------------------------------------------------------------------------------------
     def _kept(self, future: asyncio.Future[Receipt]) -> None:
-        """Callback of each batch; the first one of a group settles them all."""
+        """Callback of the oldest batch; those of its group are settled with it."""
         if not self._finished:
-            under_way = self._under_way
-            if under_way and (future is under_way[0] or future.cancelled()):
-                self._advance()
+            self._advance()
         elif not future.cancelled():
             future.exception()  # looked at: nobody else will
 
@@ -399,14 +407,16 @@ class Put:
             item = under_way[0]
             if isinstance(item, asyncio.Future):
                 if not item.done():
+                    if item is not self._awaited:  # a callback takes the loop as long as a batch does here
+                        self._awaited = item
+                        item.add_done_callback(self._kept)
                     break
                 batch = self._as_they_came.pop(item, None)
                 item = _outcome(item)
                 if batch is not None and isinstance(item, NotPlain):
                     assert self._stream is not None
-                    under_way[0] = again = asyncio.get_running_loop().create_task(self._cast(self._stream, batch))
-                    again.add_done_callback(self._kept)
-                    break
+                    under_way[0] = asyncio.get_running_loop().create_task(self._cast(self._stream, batch))
+                    continue
             under_way.popleft()
             if isinstance(item, Receipt):
                 acknowledged += 1
@@ -428,8 +438,8 @@ class Put:
         self._finished = self._heard_all = True
         self._drop_coming()
         for item in self._under_way:
-            if isinstance(item, asyncio.Future):
-                item.cancel()
+            if isinstance(item, asyncio.Future) and not item.cancel() and not item.cancelled():
+                item.exception()  # looked at: nobody else will
         self._under_way.clear()
         self._as_they_came.clear()
         if self._looking is not None:

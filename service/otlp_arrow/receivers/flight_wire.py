@@ -119,6 +119,8 @@ def data_parts(
 
 def put_result(app_metadata: bytes) -> bytes:
     """``PutResult``."""
+    if len(app_metadata) < 0x80:
+        return b"\x0a%c%b" % (len(app_metadata), app_metadata)
     return _field(1, app_metadata)
 
 

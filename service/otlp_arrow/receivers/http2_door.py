@@ -57,6 +57,8 @@ class Door:
     labels = ("", "")
     stranger = misdirected.HTTP1
     frame_bytes = limits.HTTP2_FRAME_BYTES
+    stream_window_bytes = limits.HTTP2_STREAM_WINDOW_BYTES
+    connection_window_bytes = limits.HTTP2_CONNECTION_WINDOW_BYTES
     reads_in_place = False
     """Whether what is still to come of a message is read into its own memory: of use for messages of many reads."""
 
@@ -144,8 +146,8 @@ class DoorConnection(asyncio.BufferedProtocol):
             max_streams=limits.MAX_CONCURRENT_STREAMS,
             max_header_bytes=limits.MAX_HEADER_BYTES,
             max_nuisance=limits.MAX_NUISANCE_FRAMES,
-            stream_window_bytes=limits.HTTP2_STREAM_WINDOW_BYTES,
-            connection_window_bytes=limits.HTTP2_CONNECTION_WINDOW_BYTES,
+            stream_window_bytes=door.stream_window_bytes,
+            connection_window_bytes=door.connection_window_bytes,
             max_frame_bytes=door.frame_bytes,
         )
         self._transport: asyncio.Transport | None = None

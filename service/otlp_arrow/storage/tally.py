@@ -14,7 +14,7 @@ class Tally(NamedTuple):
     nbytes: int = 0
 
     def plus(self, rows: int, nbytes: int) -> Tally:
-        """The same and one more frame."""
+        """The same and what was added."""
         return Tally(self.rows + rows, self.nbytes + nbytes)
 
     def since(self, earlier: Tally) -> Tally:
@@ -33,7 +33,7 @@ class Tallies(NamedTuple):
     logs: Tally = NOTHING
 
     def plus(self, signal: Signal, rows: int, nbytes: int) -> Tallies:
-        """The same and one more frame."""
+        """The same and what was added."""
         traces, metrics, logs = self
         if signal is Signal.TRACES:
             traces = traces.plus(rows, nbytes)

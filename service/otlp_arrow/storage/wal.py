@@ -305,9 +305,13 @@ class Wal:
         assert self._current is not None
         entries, self._unconfirmed = self._unconfirmed, ()
         self._confirmed_size = self._current.size
-        total = self._total
+        added: dict[Signal, tuple[int, int]] = {}
         for entry in entries:
-            total = total.plus(entry.signal, entry.rows, len(entry.payload))
+            rows, nbytes = added.get(entry.signal, (0, 0))
+            added[entry.signal] = rows + entry.rows, nbytes + len(entry.payload)
+        total = self._total
+        for signal, (rows, nbytes) in added.items():
+            total = total.plus(signal, rows, nbytes)
         self._total = self._files[-1].total = total
         if self.on_confirmed is not None and entries:
             self.on_confirmed(self._next - len(entries), entries, total)

@@ -67,6 +67,9 @@ class MemoryIntake:
         """``accept`` in a task."""
         return asyncio.ensure_future(self.accept(batch, ticket))
 
+    def when_ready(self, submit_more: Callable[[], None]) -> None:
+        submit_more()
+
     async def accept(self, batch: Batch, ticket: MemoryTicket | None = None) -> Receipt:
         """Keep a batch, unless a fault is next. Raises ``Rejected`` as the pipeline does."""
         columns = _gathered(batch.signal, batch.message) if batch.message is not None else batch.columns
