@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import random
+import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import hpack
@@ -107,6 +110,24 @@ class Server:
         self.output += self.connection.take()
         return self.heard[before:]
 
+    def read_socket(self, data: bytes, step: int = 1 << 18) -> list[tuple[Any, ...]]:
+        """As ``feed``, by way of a socket that ``step`` bytes are sent to at a time."""
+        before, at = len(self.heard), 0
+        buffer = bytearray(1 << 18)
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            while at < len(data) and not self.connection.closed:
+                at += theirs.send(data[at : at + step])
+                assert self.connection.read(ours.fileno(), buffer, 1 << 20)
+                buffer[:] = b"\xaa" * len(buffer)  # nothing of it may be kept
+            if not self.connection.closed:
+                with pytest.raises(BlockingIOError):
+                    ours.recv(1)
+        self.output += self.connection.take()
+        return self.heard[before:]
+
     def feed(self, data: bytes, step: int = 1 << 18) -> list[tuple[Any, ...]]:
         """Take bytes in; what was heard of since the last time."""
         before = len(self.heard)
@@ -134,6 +155,12 @@ class Server:
         assert (kind, stream) == (GOAWAY, 0)
         assert payload[8:].decode() == self.connection.error
         return int.from_bytes(payload[4:8], "big"), payload[8:].decode()
+
+
+Way = Callable[[Server, bytes, int], list[tuple[Any, ...]]]
+WAYS: list[Way] = [Server.feed, Server.read]
+if http2.READS_SOCKETS:
+    WAYS.append(Server.read_socket)
 
 
 def greeted(**options: Any) -> Server:
@@ -278,17 +305,16 @@ def test_calls_are_heard_alike_however_the_bytes_are_cut(
     sizes=st.lists(st.sampled_from([0, 1, 65_535, 65_536, 70_001, 99_999]), min_size=1, max_size=5),
     page_at=st.integers(0, 9000),
     step=st.sampled_from([7_001, 20_000, 1 << 18]),
-    in_place=st.booleans(),
+    way=st.sampled_from(WAYS),
 )
-def test_large_messages_lie_where_their_owner_wishes(sizes: list[int], page_at: int, step: int, in_place: bool) -> None:
+def test_large_messages_lie_where_their_owner_wishes(sizes: list[int], page_at: int, step: int, way: Way) -> None:
     server = greeted(many=True)
     server.feed(frame(HEADERS, END_HEADERS, 1, block()))
     server.streams[0].page_at = page_at
     bodies = [bytes((seed + i) % 251 for i in range(997)) * (size // 997 + 1) for seed, size in enumerate(sizes)]
     bodies = [body[:size] for body, size in zip(bodies, sizes, strict=True)]
     sent = b"".join(frame(DATA, 0, 1, message(body)) for body in bodies)
-    take = server.read if in_place else server.feed
-    heard = [event[2] for event in take(sent, step) if event[0] == "message"]
+    heard = [event[2] for event in way(server, sent, step) if event[0] == "message"]
     assert [bytes(body) for body in heard] == bodies
     for body in heard:
         if len(body) >= 65_536:
@@ -419,7 +445,7 @@ def test_messages_of_a_stream_are_handed_over_one_by_one_however_they_are_cut(fr
     bodies = [chance.randbytes(n) for n in (0, 1, 5, 40_000, 0, 90_000, 20_000)]
     if frame_bytes == 3:
         bodies = [body[:50] for body in bodies]
-    for way in (Server.feed, Server.read):
+    for way in WAYS:
         server = greeted(many=True, max_nuisance=1 << 20)
         heard = way(server, conversation(*bodies, frame_bytes=frame_bytes), step)
         assert [event[2] for event in heard if event[0] == "message"] == bodies
@@ -441,6 +467,83 @@ def test_what_is_much_of_a_message_is_read_where_it_is_kept() -> None:
         server.read(piece[100:])
     assert server.heard[-1] == ("message", 1, body)
     assert ("expect", 1, len(body)) in server.heard
+
+
+@pytest.mark.skipif(not http2.READS_SOCKETS, reason="no readv here")
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.sampled_from([0, 100, 20_000, 70_000, 300_000]), min_size=1, max_size=6),
+    cuts=st.lists(st.sampled_from([1, 9, 16_384, 20_000, 90_000, 1 << 18]), min_size=1, max_size=5),
+    between=st.lists(st.sampled_from(["nothing", "ping", "other", "padded", "priority"]), min_size=1, max_size=4),
+    step=st.sampled_from([1 << 14, 25_000, 140_000, 1 << 18]),
+    pads=st.booleans(),
+)
+def test_whatever_stands_between_the_frames_of_a_message_is_read_as_by_any_transport(
+    sizes: list[int], cuts: list[int], between: list[str], step: int, pads: bool
+) -> None:
+    chance = random.Random(11)
+    sent = frame(HEADERS, END_HEADERS, 1, block()) + frame(HEADERS, END_HEADERS, 3, block())
+    whole = b"".join(message(chance.randbytes(size)) for size in sizes)
+    at = number = 0
+    while at < len(whole):
+        cut = cuts[number % len(cuts)] if number < 200 else 1 << 18
+        piece, at = whole[at : at + cut], at + cut
+        match between[number % len(between)] if number < 200 else "nothing":
+            case "ping":
+                sent += frame(PING, 0, 0, b"12345678")
+            case "other":
+                sent += frame(DATA, 0, 3, message(chance.randbytes(number * 300 % 70_000)))
+            case "padded":
+                sent += frame(DATA, PADDED, 3, b"\x20" + message(b"padded") + bytes(32))
+            case "priority":
+                sent += frame(PRIORITY, 0, 1, bytes(5))
+        if pads and number % 2:
+            sent += frame(DATA, PADDED, 1, b"\x10" + piece[: (1 << 18) - 17] + bytes(16)) + frame(
+                DATA, 0, 1, piece[(1 << 18) - 17 :]
+            )
+        else:
+            sent += frame(DATA, 0, 1, piece)
+        number += 1
+    wide = {"stream_window_bytes": 1 << 28, "connection_window_bytes": 1 << 28, "max_message_bytes": 1 << 20}
+    plain, read = greeted(many=True, **wide), greeted(many=True, **wide)
+    assert read.read_socket(sent, step) == plain.feed(sent)
+    assert read.frames() == plain.frames()
+    for server in (plain, read):
+        assert server.connection.error is None
+        assert server.connection.incomplete_bytes == 0
+
+
+@pytest.mark.skipif(not http2.READS_SOCKETS, reason="no readv here")
+def test_a_reset_between_the_frames_of_a_message_lets_go_of_it() -> None:
+    server = greeted(many=True)
+    body = message(bytes(90_000))
+    sent = frame(HEADERS, END_HEADERS, 1, block()) + frame(DATA, 0, 1, body[:40_000]) + frame(RST, 0, 1, bytes(4))
+    heard = server.read_socket(sent + frame(DATA, 0, 1, body[40_000:]) + call(3, b"next"), 30_000)
+    assert [event[0] for event in heard] == ["begin", "reset", "begin", "message", "finished"]
+    assert server.connection.incomplete_bytes == 0
+    assert server.connection.error is None
+
+
+@pytest.mark.skipif(not http2.READS_SOCKETS, reason="no readv here")
+def test_a_socket_is_read_to_its_end_or_to_the_bound_of_a_turn() -> None:
+    server = greeted(many=True, max_message_bytes=1 << 20)
+    sent = conversation(bytes(100_000), bytes(100_000), bytes(100_000))[: -(1 << 14)]
+    buffer = bytearray(1 << 15)
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+            theirs.sendall(sent)
+            ours.setblocking(False)
+            assert server.connection.read(ours.fileno(), buffer, 1)
+            assert not [event for event in server.heard if event[0] == "message"]
+            assert server.connection.read(ours.fileno(), buffer, 1 << 20)
+            assert len([event for event in server.heard if event[0] == "message"]) == 2
+            assert server.connection.read(ours.fileno(), buffer, 1 << 20)  # there is nothing, and more may come
+        assert not server.connection.read(ours.fileno(), buffer, 1 << 20)
+    with pytest.raises(OSError, match="descriptor") as raised:
+        server.connection.read(-1, buffer, 1)
+    assert raised.value.errno == errno.EBADF
 
 
 def windows(server: Server) -> dict[int, int]:
@@ -715,8 +818,8 @@ def test_mutated_conversations_are_answered_or_ended_and_never_more(examples: in
                     other = chance.randrange(len(data))
                     data[at:at] = data[other : other + 40]
         server = Server(many=many)
-        way = chance.choice([server.feed, server.read])
-        way(bytes(data), chance.choice([1 << 18, 20_000] if many else [1 << 18, 50, 3]))
+        way = chance.choice(WAYS)
+        way(server, bytes(data), chance.choice([1 << 18, 20_000] if many else [1 << 18, 50, 3]))
         server.frames()
         completed = [event[1] for event in server.heard if event[0] == "complete"]
         assert len(completed) == len(set(completed))
