@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from otlp_arrow.model import Batch, Busy, Closed, Rejected, Signal, TooLarge
+from otlp_arrow.model import Batch, Busy, Closed, Receipt, Rejected, Signal, TooLarge
 from otlp_arrow.model import meter as m
 from otlp_arrow.pipeline import Ack, Pipeline
 from otlp_arrow.storage.layout import Layout
@@ -83,6 +83,63 @@ async def test_requests_that_arrive_during_a_sync_share_the_next_one(piped: Pipe
         assert await asyncio.gather(first, *others) == list(range(1, 30))
         assert sum(operation == "sync" and path.suffix == ".wal" for operation, path in piped.disk.operations) == 2
     assert stored(piped.root) == logs(*range(1, 30))
+
+
+async def test_a_door_may_wait_with_what_it_has_until_the_next_commit_can_take_it(piped: Piped):
+    async with piped.pipeline() as pipeline:
+        called: list[str] = []
+        pipeline.intake.when_ready(lambda: called.append("at once"))
+        assert called == ["at once"]
+        with piped.disk.hold("sync", "*.wal") as hold:
+            first = asyncio.create_task(send(pipeline, 1))
+            await until(hold.reached.is_set)
+            others: list[asyncio.Future[Receipt]] = []
+            pipeline.intake.when_ready(lambda: others.extend(pipeline.intake.submit(batch(LOGS, [n])) for n in (2, 3)))
+            await asyncio.sleep(0)
+            assert not others
+        assert await first == 1
+        await until(lambda: len(others) == 2)
+        assert [(await each).sequence for each in others] == [2, 3]
+        assert sum(operation == "sync" and path.suffix == ".wal" for operation, path in piped.disk.operations) == 2
+    assert stored(piped.root) == logs(1, 2, 3)
+
+
+async def test_a_door_that_fails_when_its_turn_comes_costs_no_other(piped: Piped, caplog: pytest.LogCaptureFixture):
+    async with piped.pipeline() as pipeline:
+        others: list[asyncio.Future[Receipt]] = []
+        with piped.disk.hold("sync", "*.wal") as hold:
+            first = asyncio.create_task(send(pipeline, 1))
+            await until(hold.reached.is_set)
+            pipeline.intake.when_ready(lambda: [][0])
+            pipeline.intake.when_ready(lambda: others.append(pipeline.intake.submit(batch(LOGS, [2]))))
+        assert await first == 1
+        await until(lambda: len(others) == 1)
+        assert (await others[0]).sequence == 2
+        assert "a door failed to go on" in caplog.text
+    assert stored(piped.root) == logs(1, 2)
+
+
+async def test_a_door_that_waits_for_its_turn_hears_of_a_stuck_disk_in_time(piped: Piped):
+    async with piped.pipeline(intake_options={"ack_timeout_s": 0.05}) as pipeline:
+        refused: list[Exception] = []
+
+        def submit() -> None:
+            try:
+                pipeline.intake.submit(batch(LOGS, [2]), pipeline_ticket)
+            except Busy as error:
+                refused.append(error)
+
+        with piped.disk.hold("sync", "*.wal") as hold:
+            pipeline_ticket = pipeline.intake.admit(10)
+            first = asyncio.create_task(send(pipeline, 1))
+            await until(hold.reached.is_set)
+            pipeline.intake.when_ready(submit)
+            with pytest.raises(Busy):
+                await first
+            await until(lambda: len(refused) == 1)
+        await until(lambda: pipeline.intake.status().state == "ok")
+        await send(pipeline, 3)
+    assert stored(piped.root) == logs(3)
 
 
 async def test_three_signals_and_both_encodings_are_kept_in_one_group(piped: Piped):
