@@ -49,6 +49,8 @@ cdef extern from "kernel_parts/bitmaps.h" nogil:
 cdef extern from "kernel_parts/doubles.h" nogil:
     const int DOUBLE_CHARS
     int double_to_text(double value, char* text)
+    void doubles_prepare()
+    bint double_of_text(const char* text, double* value)
 
 cdef extern from "kernel_parts/crc32.h" nogil:
     void crc32_prepare()
@@ -114,6 +116,7 @@ if limits.MAX_MESSAGE_DEPTH != MAX_MESSAGE_DEPTH or limits.MAX_REJECTION_REASONS
     raise ImportError("the compiled kernel was built for other limits than model/limits.py has now; build it again")
 
 crc32_prepare()
+doubles_prepare()
 HASH_KEY = int.from_bytes(os.urandom(8), "little")
 
 cdef enum:
@@ -359,6 +362,14 @@ def double_text(value: float) -> str:
     cdef char text[64]
     cdef int length = double_to_text(value, text)
     return text[:length].decode()
+
+
+def text_double(text: bytes) -> float:
+    """A number of JSON as a double: what ``float`` gives."""
+    cdef double value
+    if not text_to_double(text, &value):
+        raise ValueError(f"no number: {text!r}")
+    return value
 
 
 def encode(signal: str, array) -> bytes | None:

@@ -70,3 +70,21 @@ def test_doubles_at_all_the_borders_are_written_as_repr_writes_them() -> None:
     for value in filter(math.isfinite, values):
         assert _kernel.double_text(value) == repr(value)
         assert _kernel.double_text(-value) == repr(-value)
+
+
+@given(st.from_regex(r"-?(0|[1-9][0-9]{0,22})(\.[0-9]{1,24})?([eE][+-]?[0-9]{1,3})?", fullmatch=True))
+def test_numbers_of_json_are_read_as_python_reads_them(text: str) -> None:
+    assert repr(_kernel.text_double(text.encode())) == repr(float(text))
+
+
+@pytest.mark.parametrize("value", [2**53 - 1, 2**53, 2**53 + 1, 2**63, 10**19 - 1, 10**19, 10**22])
+def test_numbers_around_the_last_that_a_division_gives_exactly_are_read_as_python_reads_them(value: int) -> None:
+    for places in range(25):
+        digits = str(value).rjust(places + 1, "0")
+        text = f"{digits[: len(digits) - places]}.{digits[len(digits) - places :] or '0'}"
+        assert _kernel.text_double(text.encode()) == float(text)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_a_double_that_was_written_reads_back(value: float) -> None:
+    assert repr(_kernel.text_double(_kernel.double_text(value).encode())) == repr(value)

@@ -1,4 +1,5 @@
-/* The shortest decimal that reads back as the same double, written as Python's repr writes it.
+/* Doubles as text and back: the shortest decimal that reads back as the same double, written as Python's repr writes
+ * it, and what JSON has, read as Python reads it.
  *
  * Python's own needs the GIL, which the scan does not hold. Numbers of up to fifteen digits, nearly all
  * that people write, are found by trying; the others by exact long division (Steele and White,
@@ -7,8 +8,11 @@
 #ifndef OTLP_ARROW_DOUBLES_H
 #define OTLP_ARROW_DOUBLES_H
 
+#include <float.h>
+#include <locale.h>
 #include <math.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* -1.2345678901234567e-308 has 24 characters. */
@@ -216,6 +220,52 @@ static int double_to_text(double value, char *text) {
         if (count <= point) *at++ = '0';
     }
     return (int)(at - text);
+}
+
+/* -- back again ------------------------------------------------------------------------------------ */
+
+#if defined(__APPLE__)
+#include <xlocale.h>
+#endif
+#if defined(__GLIBC__) || defined(__APPLE__)
+#define DOUBLES_WITHOUT_PYTHON 1
+static locale_t doubles_locale; /* in which a point is a point, whatever the process has */
+#endif
+
+static void doubles_prepare(void) {
+#ifdef DOUBLES_WITHOUT_PYTHON
+    doubles_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+#endif
+}
+
+/* A number of JSON with a zero behind it; false if Python has to be asked, for which the GIL is needed.
+ *
+ * Up to 2^53 and with up to 22 places it is one division of two doubles that are exact, and so rounded once
+ * (Clinger, "How to read floating point numbers accurately"): a tenth of what the C library takes for all others. */
+static int double_of_text(const char *text, double *value) {
+#if defined(FLT_EVAL_METHOD) && FLT_EVAL_METHOD == 0
+    static const double powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+                                    1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
+    const char *at = text + (*text == '-');
+    uint64_t digits = 0;
+    int count = 0, places = 0;
+    for (; *at >= '0' && *at <= '9'; at++, count++) digits = digits * 10 + (uint64_t)(*at - '0');
+    if (*at == '.') {
+        for (at++; *at >= '0' && *at <= '9'; at++, count++, places++) digits = digits * 10 + (uint64_t)(*at - '0');
+    }
+    if (*at == 0 && count <= 19 && digits <= (uint64_t)1 << 53 && places <= 22) {
+        *value = (double)digits / powers[places];
+        if (*text == '-') *value = -*value;
+        return 1;
+    }
+#endif
+#ifdef DOUBLES_WITHOUT_PYTHON
+    if (doubles_locale != (locale_t)0) {
+        *value = strtod_l(text, NULL, doubles_locale);
+        return 1;
+    }
+#endif
+    return 0;
 }
 
 #endif

@@ -301,7 +301,9 @@ cdef bint read_json_double(Json* json, Position start) noexcept nogil:
 
 
 cdef bint text_to_double(const char* text, double* value) noexcept nogil:
-    """As Python reads it. C's own function minds the locale; lists of doubles are rare enough for the GIL."""
+    """As Python reads it."""
+    if double_of_text(text, value):
+        return True
     with gil:
         value[0] = PyOS_string_to_double(text, NULL, NULL)
         if value[0] == -1 and PyErr_Occurred():
