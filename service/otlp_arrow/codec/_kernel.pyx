@@ -7,7 +7,9 @@ only the classes at the end of this file touch Python. It reads in this order: `
 ``origin`` (what all signals share), then ``traces``, ``metrics``, ``logs``; ``gather`` takes batches of Arrow clients.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBUF_WRITABLE, Py_buffer, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.pycapsule cimport PyCapsule_GetPointer
 from cpython.exc cimport PyErr_Clear, PyErr_Occurred
@@ -58,25 +60,41 @@ cdef extern from "kernel_parts/crc32.h" nogil:
     enum: CRC32_WAYS
     int crc32_every_way(uint32_t value, const uint8_t* data, size_t size, uint32_t* crcs)
 
-cdef extern from "kernel_parts/zstd_frames.h" nogil:
-    bint zstd_is_constant(const uint8_t* data, size_t size)
-    size_t zstd_constant_bound(size_t size)
-    size_t zstd_constant(uint8_t byte, size_t size, uint8_t* out)
-    size_t zstd_words_bound(size_t count)
-    size_t zstd_words(const uint32_t* words, size_t count, uint8_t* out)
-
 cdef extern from "kernel_parts/zstd_columns.h" nogil:
-    size_t zstd_column_bound(size_t size)
-    size_t zstd_column(const uint8_t* data, size_t size, size_t width, uint8_t* out)
     size_t bytes_alike "zstd_alike"(const uint8_t* at, const uint8_t* other, const uint8_t* end)
     ctypedef struct ZstdRun:
         const uint8_t* data
         size_t size
         size_t times
     const size_t ZSTD_MAX_RUN
-    size_t zstd_runs_bound(const ZstdRun* runs, size_t count, size_t total)
-    int zstd_runs_constant(const ZstdRun* runs, size_t count)
-    size_t zstd_runs_of "zstd_runs"(const ZstdRun* runs, size_t count, size_t total, uint8_t* out)
+
+cdef extern from "kernel_parts/zstd_body.h" nogil:
+    ctypedef struct ZstdOut:
+        uint8_t* data
+        size_t size
+        size_t capacity
+        bint no_memory
+    ctypedef struct ZstdWork:
+        pass
+    ctypedef enum ZstdKind:
+        ZSTD_AS_ANY
+        ZSTD_AS_ELEMENTS
+        ZSTD_AS_OFFSETS
+        ZSTD_AS_TEXT
+        ZSTD_AS_RUNS
+        ZSTD_AS_VALIDITY
+    ctypedef struct ZstdBuffer:
+        const uint8_t* data
+        size_t size
+        ZstdKind kind
+        size_t width
+        const void* beside
+        size_t count
+        int64_t* nulls
+        int64_t* place
+    bint zstd_frame_of "zstd_frame"(const ZstdBuffer* buffer, ZstdWork* work, ZstdOut* out)
+    size_t zstd_body(const ZstdBuffer* buffers, size_t first, size_t count, ZstdWork* work, ZstdOut* out)
+    void zstd_body_put(const ZstdBuffer* buffer, const uint8_t* frame, size_t size, ZstdOut* out)
 
 cdef extern from "kernel_parts/zstd_read.h" nogil:
     size_t zstd_content(const uint8_t* frame, size_t size)
@@ -111,6 +129,7 @@ include "kernel_parts/encode_traces.pxi"
 include "kernel_parts/encode_metrics.pxi"
 include "kernel_parts/encode_logs.pxi"
 include "kernel_parts/bounds.pxi"
+include "kernel_parts/packing.pxi"
 
 if limits.MAX_MESSAGE_DEPTH != MAX_MESSAGE_DEPTH or limits.MAX_REJECTION_REASONS > MAX_REASONS:
     raise ImportError("the compiled kernel was built for other limits than model/limits.py has now; build it again")
@@ -259,71 +278,41 @@ def count_bits(address: int, rows: int) -> int:
     return bits_count(<const uint8_t*><uintptr_t>address, rows)
 
 
-cdef size_t zstd_frame_of(const uint8_t* data, size_t size, size_t width, bint offsets, uint8_t** out) noexcept nogil:
-    """The size of the frame at ``out``; 0 if none was made."""
-    cdef size_t bound = 0
-    cdef bint constant = zstd_is_constant(data, size)
-    if constant:
-        bound = zstd_constant_bound(size)
-    elif offsets:
-        bound = zstd_words_bound(size // 4)
-    elif width:
-        bound = zstd_column_bound(size)
-    if bound == 0:
-        return 0
-    out[0] = <uint8_t*>malloc(bound)
-    if out[0] == NULL:
-        return 0
-    if constant:
-        return zstd_constant(data[0], size, out[0])
-    if not offsets:
-        return zstd_column(data, size, width, out[0])
-    if size % 4 == 0:
-        return zstd_words(<const uint32_t*>data, size // 4, out[0])
-    return 0
-
-
 def zstd_frame(address: int, size: int, width: int, offsets: bool = False) -> bytes | None:
     """The ``size`` bytes at ``address`` as a Zstandard frame, if they are one byte over and over, elements of ``width``
     bytes (1, 4, 8 or 16) that are like others before them or, with ``offsets``, growing numbers of four bytes; else
     None: then the library's compressor does better."""
-    cdef const uint8_t* data = <const uint8_t*><uintptr_t>address
-    cdef size_t length = size
-    cdef size_t element = width if width in (1, 4, 8, 16) else 0
-    cdef size_t packed = 0
-    cdef uint8_t* out = NULL
-    if length > SCANNED_WITH_GIL:
-        with nogil:
-            packed = zstd_frame_of(data, length, element, offsets, &out)
-    else:
-        packed = zstd_frame_of(data, length, element, offsets, &out)
-    try:
-        return PyBytes_FromStringAndSize(<const char*>out, packed) if packed else None
-    finally:
-        free(out)
+    cdef ZstdBuffer buffer
+    memset(&buffer, 0, sizeof(buffer))
+    buffer.data = <const uint8_t*><uintptr_t>address
+    buffer.size = size
+    buffer.width = width if width in (1, 4, 8, 16) else 0
+    buffer.kind = ZSTD_AS_OFFSETS if offsets else ZSTD_AS_ELEMENTS if buffer.width else ZSTD_AS_ANY
+    return packed_frame(&buffer)
+
+
+def zstd_text(address: int, size: int, ends: int, count: int) -> bytes | None:
+    """The ``size`` bytes of text at ``address`` as a Zstandard frame, or None, as ``zstd_frame``. Strings end at
+    the ``count`` numbers of four bytes at ``ends``, which do not fall."""
+    cdef ZstdBuffer buffer
+    memset(&buffer, 0, sizeof(buffer))
+    buffer.data = <const uint8_t*><uintptr_t>address
+    buffer.size = size
+    buffer.kind = ZSTD_AS_TEXT
+    buffer.beside = <const void*><uintptr_t>ends
+    buffer.count = count
+    return packed_frame(&buffer)
 
 
 def zstd_runs(address: int, size: int, count: int) -> bytes:
     """The ``size`` bytes, at least one, that the ``count`` runs at ``address`` are, as a Zstandard frame."""
-    cdef const ZstdRun* runs = <const ZstdRun*><uintptr_t>address
-    cdef size_t total = size
-    cdef size_t run_count = count
-    cdef size_t packed = 0
-    cdef uint8_t* out = NULL
-    cdef int byte
-    with nogil:
-        byte = zstd_runs_constant(runs, run_count)
-        out = <uint8_t*>malloc(zstd_constant_bound(total) if byte >= 0 else zstd_runs_bound(runs, run_count, total))
-        if out != NULL and byte >= 0:
-            packed = zstd_constant(<uint8_t>byte, total, out)
-        elif out != NULL:
-            packed = zstd_runs_of(runs, run_count, total, out)
-    try:
-        if packed == 0:
-            raise MemoryError("no memory to compress a column")
-        return PyBytes_FromStringAndSize(<const char*>out, packed)
-    finally:
-        free(out)
+    cdef ZstdBuffer buffer
+    memset(&buffer, 0, sizeof(buffer))
+    buffer.data = <const uint8_t*><uintptr_t>address
+    buffer.size = size
+    buffer.kind = ZSTD_AS_RUNS
+    buffer.count = count
+    return packed_frame(&buffer)
 
 
 def zstd_beginning(frame, size: int) -> bytes | int | None:

@@ -14,32 +14,28 @@ Format: https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from otlp_arrow.codec import _kernel
 from otlp_arrow.codec.arrow_messages import Buffer, Kind, dictionary_ids
-from otlp_arrow.codec.interface import ColumnMemory, Memory, Runs
-
-# Below this many bytes a frame's head and tables are most of it.
-_MIN_COMPRESSED_BYTES = 64
+from otlp_arrow.codec.interface import ColumnMemory, Memory
 
 # Below this many bytes a copy costs less than a view.
 _MIN_SHARED_BYTES = 2048
 
 _VERSION_5 = 4
 _ZSTD = 1
-_AS_IT_IS = struct.pack("<q", -1)
 _EMPTY: Memory = (0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class _Array:
+class _Array(NamedTuple):
     """An array of the schema, in the order of a message's nodes. What is in its second buffer: elements of ``width``
-    bytes (bits count as bytes), or ``offsets``."""
+    bytes (bits count as bytes), or ``offsets``. The kernel's ``MessageBody`` takes them as tuples."""
 
     path: str
     width: int = 1
@@ -83,11 +79,26 @@ class StreamWriter:
     def _message(
         self, columns: ColumnMemory, arrays: Sequence[_Array], metadata: Mapping[str, str], dictionary: int | None
     ) -> tuple[bytes, list[Buffer]]:
+        rows = columns.rows if dictionary is None else columns.parts[arrays[0].path][0]
+        if self._codec is None:
+            nodes, places, body = self._plain_body(columns, arrays)
+            return _header(_PLAIN_HEAD, rows, nodes, places, sum(map(len, body)), metadata, dictionary), body
+        packed = _kernel.MessageBody(arrays, columns.parts, functools.partial(self._compress, columns.owner))
+        # What a body lies in serves for the next one when it is let go of.
+        piece: Buffer = bytes(packed) if len(packed) < _MIN_SHARED_BYTES else memoryview(packed)
+        return _header(_HEAD, rows, packed.nodes, packed.places, len(piece), metadata, dictionary), [piece]
+
+    def _compress(self, owner: object, address: int, size: int) -> bytes:
+        """By the library, what the kernel leaves to it."""
+        assert self._codec is not None
+        frame: bytes = self._codec.compress(pa.foreign_buffer(address, size, owner), asbytes=True)
+        return frame
+
+    def _plain_body(self, columns: ColumnMemory, arrays: Sequence[_Array]) -> tuple[bytes, bytes, list[Buffer]]:
         nodes: list[int] = []
         places: list[int] = []
         body: list[Buffer] = []
         size = 0
-        rows = 0
         for array in arrays:
             if array.is_entries:
                 nodes += columns.parts[array.path][0], 0
@@ -96,42 +107,26 @@ class StreamWriter:
             rows, buffers = columns.parts[array.path]
             validity = buffers[0]
             nodes += rows, 0 if validity is None else rows - _kernel.count_bits(validity[0], rows)
-            for index, memory in enumerate(buffers):
-                before = size
-                if memory is not None and memory[1]:
-                    # Validity and text are bytes.
-                    width, offsets = (array.width, array.offsets) if index == 1 else (1, False)
-                    prefix, packed = self._packed(columns, memory, width, offsets=offsets)
-                    length = len(prefix) + len(packed)
-                    body += prefix, packed, bytes(-length % 8)
+            for memory in buffers:
+                length = 0 if memory is None else memory[1]
+                places += size, length
+                if memory is not None and length:
+                    assert len(memory) == 2, "runs are for who compresses"
+                    body += _piece(columns, memory), bytes(-length % 8)
                     size += length + -length % 8
-                    places += before, length
-                else:
-                    places += before, 0
-        if dictionary is None:
-            rows = columns.rows
-        head = _HEAD if self._codec is not None else _PLAIN_HEAD
-        return _header(head, rows, nodes, places, size, metadata, dictionary), body
+        return _pairs_of_int64(nodes), _pairs_of_int64(places), body
 
-    def _packed(
-        self, columns: ColumnMemory, memory: Memory | Runs, width: int, *, offsets: bool
-    ) -> tuple[bytes, Buffer]:
-        """The prefix of a compressed buffer, and the buffer."""
-        if len(memory) == 3:
-            assert self._codec is not None, "runs are for who compresses"
-            return struct.pack("<q", memory[1]), _kernel.zstd_runs(*memory)
-        address, size = memory
-        if self._codec is None:
-            if size < _MIN_SHARED_BYTES:
-                return b"", _kernel.memory_bytes(address, size)
-            return b"", memoryview(pa.foreign_buffer(address, size, base=columns.owner))
-        if size >= _MIN_COMPRESSED_BYTES:
-            frame = _kernel.zstd_frame(address, size, width, offsets)
-            if frame is None:
-                frame = self._codec.compress(pa.foreign_buffer(address, size, columns.owner), asbytes=True)
-            if len(frame) < size:
-                return struct.pack("<q", size), frame
-        return _AS_IT_IS, _kernel.memory_bytes(address, size)
+
+def relax() -> None:
+    """Give back the memory that is kept for the next compressed message, of whichever stream. On any thread."""
+    _kernel.forget_packing_memory()
+
+
+def _piece(columns: ColumnMemory, memory: Memory) -> Buffer:
+    address, size = memory
+    if size < _MIN_SHARED_BYTES:
+        return _kernel.memory_bytes(address, size)
+    return memoryview(pa.foreign_buffer(address, size, base=columns.owner))
 
 
 def _visit(type_: pa.DataType, path: str, arrays: list[_Array], dictionaries: list[str]) -> None:
@@ -165,7 +160,7 @@ def plain_header(
 ) -> bytes:
     """The flatbuffer of a record batch that is not compressed, or of that dictionary's. ``nodes``: rows and nulls of
     each array; ``places``: where each buffer lies, and its bytes."""
-    return _header(_PLAIN_HEAD, rows, nodes, places, body_bytes, {}, dictionary)
+    return _header(_PLAIN_HEAD, rows, _pairs_of_int64(nodes), _pairs_of_int64(places), body_bytes, {}, dictionary)
 
 
 # -- the flatbuffer of a message -------------------------------------------------------------------
@@ -199,13 +194,13 @@ _PLAIN_HEAD = _HEAD[:_COMPRESSION_SLOT] + bytes(2) + _HEAD[_COMPRESSION_SLOT + 2
 def _header(
     head: bytes,
     rows: int,
-    nodes: Sequence[int],
-    places: Sequence[int],
+    nodes: bytes,
+    places: bytes,
     body_bytes: int,
     metadata: Mapping[str, str],
     dictionary: int | None,
 ) -> bytes:
-    """The flatbuffer of a record batch, or of a dictionary's."""
+    """The flatbuffer of a record batch, or of a dictionary's; ``nodes`` and ``places`` as int64, two by two."""
     out = bytearray(head)
     nodes_at = _structs(out, nodes)
     buffers_at = _structs(out, places)
@@ -231,12 +226,16 @@ def _header(
     return bytes(out)
 
 
-def _structs(out: bytearray, numbers: Sequence[int]) -> int:
+def _structs(out: bytearray, pairs: bytes) -> int:
     """A vector of structs of two int64; where it lies."""
     out += bytes((4 - len(out)) % 8)
     at = len(out)
-    out += struct.pack(f"<I{len(numbers)}q", len(numbers) // 2, *numbers)
+    out += struct.pack("<I", len(pairs) // 16) + pairs
     return at
+
+
+def _pairs_of_int64(numbers: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(numbers)}q", *numbers)
 
 
 def _pairs(out: bytearray, metadata: Mapping[str, str]) -> int:

@@ -120,6 +120,12 @@ class Reading:
         return self.units[-1].range.wal_last if self.units else 0
 
 
+def relax() -> None:
+    """Give back memory that is kept for the next unit, whichever file it goes to. On any thread."""
+    if arrow_writing is not None:
+        arrow_writing.relax()
+
+
 class SegmentFile:
     """One open segment. Blocking; one caller at a time."""
 

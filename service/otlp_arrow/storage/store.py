@@ -32,6 +32,7 @@ from otlp_arrow.storage.reader import Backlog
 from otlp_arrow.storage.readers import Readers
 from otlp_arrow.storage.retention import Expiry, plan_newest, plan_retention
 from otlp_arrow.storage.segment import Reading, SegmentFile, UnitRange, close_after, read_segment
+from otlp_arrow.storage.segment import relax as relax_segments
 from otlp_arrow.storage.wal import Wal, WalFindings
 
 log = logging.getLogger(__name__)
@@ -332,6 +333,7 @@ class Store:
         """Give back memory that is kept for the next unit. On any thread."""
         for file in list(self._files.values()):
             file.relax()
+        relax_segments()
 
     def close_aged_segments(self) -> None:
         """Close the segments that have been open for ``max_file_age_secs``."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import random
+import struct
 import weakref
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from otlp_arrow import codec
-from otlp_arrow.codec import SCHEMAS
-from otlp_arrow.codec.arrow_messages import END_OF_STREAM, Kind, dictionary_ids, encapsulated, inspect
-from otlp_arrow.codec.arrow_writing import StreamWriter
+from otlp_arrow.codec import SCHEMAS, _kernel
+from otlp_arrow.codec.arrow_messages import END_OF_STREAM, Kind, dictionary_ids, encapsulated, inspect, layout
+from otlp_arrow.codec.arrow_writing import _COMPRESSION_SLOT, StreamWriter, relax
 from otlp_arrow.model import Rejected, Signal
 from otlp_arrow.storage.ipc import Message, walk
 from samples import samples
@@ -133,3 +137,87 @@ def test_what_is_written_is_a_plain_message_for_our_own_reader_too() -> None:
         claim = inspect(data[message.start + 8 : message.body], data[message.body : message.end], 2**30)
         assert claim.compressed
         assert claim.kind == message.kind
+
+
+def test_a_body_is_one_piece_whose_memory_serves_for_the_next() -> None:
+    payloads = [sample.payload for sample in samples() if sample.signal is Signal.TRACES]
+    builder = codec.new_builder(Signal.TRACES)
+    builder.append(payloads * 20)
+    memory = builder.memory()
+    assert memory is not None
+    writer = StreamWriter(SCHEMAS[Signal.TRACES], 1)
+
+    def body() -> memoryview:
+        (*_, (_, pieces)) = writer.messages(memory, {})
+        (piece,) = pieces
+        assert isinstance(piece, memoryview)
+        return piece
+
+    first = body()
+    content = bytes(first)
+    second = body()
+    assert second == first == content, "a body that is held is not written over"
+    place = _kernel.address_of(second)
+    part = second[10:20]
+    del second
+    third = body()
+    assert _kernel.address_of(third) != place, "a part holds the whole"
+    del part, third, first
+    fourth = body()
+    assert fourth == content
+    relax()
+    assert fourth == content
+
+
+def test_the_buffers_of_a_body_lie_one_behind_another_and_begin_at_eights() -> None:
+    data, _ = stream(Signal.TRACES, [[sample.payload for sample in samples() if sample.signal is Signal.TRACES] * 9])
+    for message in messages(data, Kind.RECORD_BATCH) + messages(data, Kind.DICTIONARY):
+        header = data[message.start + 8 : message.body]
+        as_if_plain = header[:_COMPRESSION_SLOT] + bytes(2) + header[_COMPRESSION_SLOT + 2 :]
+        found = layout(as_if_plain, Kind(message.kind), message.end - message.body)
+        assert found is not None
+        buffers = found.buffers
+        end = 0
+        for at, size in zip(buffers[::2], buffers[1::2], strict=True):
+            assert at == -(-end // 8) * 8
+            end = at + size
+        assert message.end - message.body == -(-end // 8) * 8
+
+
+def test_what_does_not_compress_is_stored_as_it_is() -> None:
+    """Ids of spans at random: by the library they would take more than they do."""
+    batch = codec.new_builder(Signal.LOGS)
+    request = ExportLogsServiceRequest()
+    scope = request.resource_logs.add().scope_logs.add()
+    draw = random.Random(1)
+    for _ in range(1000):
+        scope.log_records.add(time_unix_nano=draw.getrandbits(62), span_id=draw.randbytes(8))
+    batch.append([request.SerializeToString()])
+    memory = batch.memory()
+    assert memory is not None
+    (*_, (_, (body,))) = StreamWriter(SCHEMAS[Signal.LOGS], 1).messages(memory, {})
+    ids = b"".join(record.span_id for record in scope.log_records)
+    assert b"\xff" * 8 + ids in bytes(body)
+
+
+def test_arrays_that_the_kernel_does_not_know_are_refused() -> None:
+    with pytest.raises(KeyError):
+        _kernel.MessageBody([("a", 1, False, False)], {}, bytes)
+    with pytest.raises(ValueError, match="4 buffers of a"):
+        _kernel.MessageBody([("a", 1, False, False)], {"a": (0, [None] * 4)}, bytes)
+
+
+def test_what_the_library_refuses_ends_the_message() -> None:
+    data = np.random.default_rng(1).integers(0, 256, 5000, np.uint8)
+    parts = {"a": (5000, [None, (data.ctypes.data, data.nbytes)])}
+
+    def refuse(address: int, size: int) -> bytes:
+        assert (address, size) == (data.ctypes.data, data.nbytes)
+        raise OSError("no")
+
+    with pytest.raises(OSError, match="no"):
+        _kernel.MessageBody([("a", 1, False, False)], parts, refuse)
+    body = _kernel.MessageBody([("a", 1, False, False)], parts, lambda address, size: data.tobytes()[:4000])
+    assert bytes(body) == (5000).to_bytes(8, "little") + data.tobytes()[:4000]
+    assert len(body) == 4008
+    assert (body.nodes, body.places) == (struct.pack("<2q", 5000, 0), struct.pack("<4q", 0, 0, 0, 4008))

@@ -352,3 +352,13 @@ def test_alike_runs_of_different_rows_are_one() -> None:
     packed = struct.pack("<QQQ", _kernel.address_of(block), len(block), 10) * 20
     frame = _kernel.zstd_runs(_kernel.address_of(packed), 200_000, 20)
     assert len(frame) < 1100
+
+
+@pytest.mark.parametrize("short_of_a_block", [4, 8, 16, 24, 60, 1000, 1024, 1025, 1040, 1100, 2000])
+@pytest.mark.parametrize("size", [4, 12, 100])
+def test_a_block_of_nearly_nothing_but_literals_is_one_that_readers_take(short_of_a_block: int, size: int) -> None:
+    """With what its matches are told by it would be larger than a block may be."""
+    draw = random.Random(2)
+    runs = [(draw.randbytes(128 * 1024 - short_of_a_block), 1), (draw.randbytes(size), 3), (draw.randbytes(70_000), 1)]
+    runs += [(draw.randbytes(size), 2 + n % 3) for n in range(9000)]
+    assert unpacked(runs) == b"".join(data * times for data, times in runs)

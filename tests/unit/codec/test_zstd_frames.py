@@ -109,6 +109,29 @@ def test_offsets_take_little_more_than_a_byte_each(count: int, longest: int, sha
     assert len(frame) < bytes_a_word * count + 100
 
 
+def words_unlike_at(places: np.ndarray, count: int) -> np.ndarray:
+    """Words like the one before but for their lowest byte, and some wholly unlike it."""
+    unlike = np.zeros(count, np.int64)
+    unlike[places] = 1
+    return ((np.cumsum(unlike) << 8) + np.random.default_rng(len(places)).integers(0, 256, count)).astype(np.uint32)
+
+
+@pytest.mark.parametrize("apart", [2, 3, 4, 5, 7, 8, 9, 15, 16, 17])
+@pytest.mark.parametrize("shift", range(9))
+def test_words_of_which_any_of_eight_is_wholly_another(apart: int, shift: int) -> None:
+    """Where none or one of eight is, they are written at once; one such place may follow another."""
+    count = 256 + 8 * 400
+    assert frame_of(words_unlike_at(np.arange(256 + shift, count, apart), count), words=True) is not None
+
+
+@pytest.mark.parametrize("run", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("shift", range(9))
+def test_up_to_three_words_in_a_row_may_be_wholly_others(run: int, shift: int) -> None:
+    count = 256 + 4000
+    places = np.concatenate([np.arange(256 + 40 + shift + at, count, 64) for at in range(run)])
+    assert (frame_of(words_unlike_at(places, count), words=True) is not None) == (run <= 3)
+
+
 def test_offsets_of_long_strings_are_left_to_the_library() -> None:
     assert frame_of(offsets(np.full(2000, 1000)), words=True) is None
 
@@ -257,6 +280,70 @@ def test_lengths_of_every_code_read_back() -> None:
         parts += [piece, bytes(2 * size), piece, bytes(size), piece[:-8], bytes(BLOCK // 2 - 2 * size % 4096), piece]
     assert column_frame(b"".join(parts), 8) is not None
 
+
+# -- elements that differ in their lowest bytes ----------------------------------------------------
+
+
+@pytest.mark.parametrize("low", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("count", [512, 513, 8_192, 16_384 + 512, 16_384 + 513, 16_384 + 520, 50_000])
+def test_numbers_take_their_lowest_bytes_and_little_more(low: int, count: int) -> None:
+    draw = np.random.default_rng(low)
+    data = ((1 << 60) + draw.integers(0, 256**low, count)).astype(np.uint64)
+    frame = column_frame(data.tobytes(), 8)
+    assert frame is not None
+    assert len(frame) < (low + 0.1) * count + 400
+
+
+@pytest.mark.parametrize("kinds", [5, 16, 200])
+@pytest.mark.parametrize("count", [1024, 1025, 20_000, 70_000])
+def test_small_numbers_of_four_bytes_take_a_byte_each(kinds: int, count: int) -> None:
+    draw = np.random.default_rng(kinds)
+    frame = column_frame(draw.integers(0, kinds, count).astype(np.int32).tobytes(), 4)
+    assert frame is not None
+    assert len(frame) < 1.1 * count + 400
+
+
+@pytest.mark.parametrize("run", range(1, 11))
+def test_numbers_that_differ_wholly_one_behind_another_read_back(run: int) -> None:
+    """Seven have a symbol; where there are more a block is written as any other."""
+    draw = np.random.default_rng(run)
+    data = ((1 << 60) + draw.integers(0, 1 << 24, 40_000)).astype(np.uint64)
+    for at in range(run):
+        data[600 + at :: 700] = draw.integers(0, 1 << 63, len(data[600 + at :: 700]))
+    frame = column_frame(data.tobytes(), 8)
+    assert frame is not None
+    assert len(frame) < 3.4 * len(data)
+
+
+def test_numbers_of_which_the_first_say_another_distance_read_back() -> None:
+    """The first block ends in matches of two elements back; those behind it say anew how far an element is."""
+    draw = np.random.default_rng(9)
+    first = np.tile(draw.integers(0, 1 << 63, 2), 8)
+    times_ = (1_760_000_000_000_000_000 + np.cumsum(draw.integers(0, 1 << 20, 20_000))).astype(np.int64)
+    data = np.concatenate([times_[:496], first, times_[496:]])
+    frame = column_frame(data.tobytes(), 8)
+    assert frame is not None
+    assert len(frame) < 3.3 * len(data)
+
+
+@given(
+    st.sampled_from([4, 8]),
+    st.integers(1, 5),
+    st.integers(512, 40_000),
+    st.floats(0, 0.2),
+    st.floats(0, 0.2),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_numbers_read_back(width: int, low: int, count: int, other: float, same: float, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    data = draw.integers(0, 256 ** min(low, width - 1), count).astype(np.uint64)
+    data[draw.random(count) < same] = 7
+    elsewhere = draw.random(count) < other
+    data[elsewhere] = draw.integers(0, 1 << 63, elsewhere.sum())
+    column_frame(data.astype(f"<u{width}").tobytes(), width)
+
+
+# -- columns of any kind ---------------------------------------------------------------------------
 
 # Kinds of stretches of a column: the next of them, from a generator.
 STRETCHES = {

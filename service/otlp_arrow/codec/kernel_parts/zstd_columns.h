@@ -22,7 +22,9 @@
 
 enum {
     ZSTD_LEAST_MATCH = 3,
+    ZSTD_WINDOW_LOG = 20, /* how far back runs and text may refer, which a reader keeps: every one has to up to 8 MiB */
     ZSTD_MAX_SEQUENCES = 8192, /* of a block: they stay in the cache from the first pass to the second */
+    ZSTD_FEW = 512, /* sequences for which small tables do */
     ZSTD_LENGTH_CODES = 36,
     ZSTD_MATCH_CODES = 53,
     ZSTD_OFFSET_CODES = 21,    /* of distances up to 1 MiB, plus three */
@@ -31,6 +33,7 @@ enum {
     ZSTD_PLACES_LOG = 10,
     ZSTD_GOOD_MATCH = 32,      /* no better one is looked for */
     ZSTD_FAR_BYTES = 3,        /* what telling another distance takes, about */
+    ZSTD_MOST_PENDING = 7,     /* elements that differ wholly, one behind another */
     ZSTD_PATIENCE = 1024       /* so many looked for, and less than a sixteenth found: no more are looked for */
 };
 
@@ -96,30 +99,32 @@ static const uint8_t ZSTD_MATCH_BITS[ZSTD_MATCH_CODES] = {0, 0, 0, 0, 0, 0, 0, 0
                                                           2, 2, 3, 3, 4, 4, 5, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16};
 
 static inline uint32_t zstd_length_code(uint32_t length) {
-    return length < 64 ? ZSTD_LENGTH_CODE[length] : zstd_log(length) + 19;
+    uint32_t shorter = ZSTD_LENGTH_CODE[length & 63], longer = zstd_log(length | 1) + 19; /* a choice, and no branch */
+    return length < 64 ? shorter : longer;
 }
 
 static inline uint32_t zstd_match_code(uint32_t match) {
-    return match < 128 ? ZSTD_MATCH_CODE[match] : zstd_log(match) + 36;
+    uint32_t shorter = ZSTD_MATCH_CODE[match & 127], longer = zstd_log(match | 1) + 36;
+    return match < 128 ? shorter : longer;
 }
 
 /* How many bytes from `at` on are as those from `from` on; no further than `end`, which is behind both. */
 static inline size_t zstd_alike(const uint8_t *at, const uint8_t *from, const uint8_t *end) {
     const uint8_t *start = at;
-    while (end - at >= 8) {
+#ifdef BYTES_SSE2
+    /* One way out of one loop: where a match ends cannot be foreseen, and each wrong guess of a branch takes 5 ns. */
+    for (; end - at >= 32; at += 32, from += 32) {
+        __m128i a = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)at), _mm_loadu_si128((const __m128i *)from));
+        __m128i b = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(at + 16)), _mm_loadu_si128((const __m128i *)(from + 16)));
+        if (_mm_movemask_epi8(_mm_and_si128(a, b)) != 0xFFFF) {
+            uint32_t alike = (uint32_t)_mm_movemask_epi8(a) | (uint32_t)_mm_movemask_epi8(b) << 16;
+            return (size_t)(at - start) + zstd_first_bit(~alike);
+        }
+    }
+#endif
+    for (; end - at >= 8; at += 8, from += 8) {
         uint64_t differ = load64(at) ^ load64(from);
         if (differ) return (size_t)(at - start) + zstd_equal_bytes(differ);
-        at += 8;
-        from += 8;
-#ifdef BYTES_SSE2
-        while (end - at >= 32) {
-            __m128i a = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)at), _mm_loadu_si128((const __m128i *)from));
-            __m128i b = _mm_cmpeq_epi8(_mm_loadu_si128((const __m128i *)(at + 16)), _mm_loadu_si128((const __m128i *)(from + 16)));
-            if (_mm_movemask_epi8(_mm_and_si128(a, b)) != 0xFFFF) break;
-            at += 32;
-            from += 32;
-        }
-#endif
     }
     while (at < end && *at == *from) at++, from++;
     return (size_t)(at - start);
@@ -249,8 +254,8 @@ static inline void zstd_step(ZstdWay *way, uint32_t symbol, ZstdBits *bits) {
     way->state = way->place[(int32_t)(way->state >> count) + way->steps[symbol].place];
 }
 
-/* The bits of the sequences, from the last one to the first. */
-static uint8_t *zstd_write_column(const ZstdColumn *from, size_t count, uint8_t *out) {
+/* The bits of the sequences, from the last one to the first. `is_short`: no length has further bits. */
+static zstd_specialised uint8_t *zstd_write_any(const ZstdColumn *from, size_t count, int is_short, uint8_t *out) {
     int has_lengths = from->length_table.only < 0, has_matches = from->match_table.only < 0;
     int has_offsets = from->offset_table.only < 0;
     ZstdWay lengths = {0}, matches = {0}, offsets = {0};
@@ -258,7 +263,8 @@ static uint8_t *zstd_write_column(const ZstdColumn *from, size_t count, uint8_t 
     for (size_t at = count; at-- > 0;) {
         uint64_t each = from->sequences[at];
         uint32_t length = (uint32_t)each & 0xFFFFF, match = (uint32_t)(each >> 20) & 0xFFFFF, offset = (uint32_t)(each >> 40);
-        uint32_t length_code = zstd_length_code(length), match_code = zstd_match_code(match), offset_code = zstd_log(offset);
+        uint32_t length_code = is_short ? length : zstd_length_code(length);
+        uint32_t match_code = is_short ? match : zstd_match_code(match), offset_code = zstd_log(offset);
         if (at == count - 1) {
             if (has_lengths) zstd_way(&from->length_table, length_code, &lengths);
             if (has_matches) zstd_way(&from->match_table, match_code, &matches);
@@ -268,29 +274,38 @@ static uint8_t *zstd_write_column(const ZstdColumn *from, size_t count, uint8_t 
             if (has_matches) zstd_step(&matches, match_code, &bits);
             if (has_lengths) zstd_step(&lengths, length_code, &bits);
         }
-        if (length >= 16) zstd_bits(&bits, length & ((1u << ZSTD_LENGTH_BITS[length_code]) - 1), ZSTD_LENGTH_BITS[length_code]);
-        if (match >= 32) zstd_bits(&bits, match & ((1u << ZSTD_MATCH_BITS[match_code]) - 1), ZSTD_MATCH_BITS[match_code]);
-        zstd_flush(&bits);
-        if (offset_code) {
-            zstd_bits(&bits, offset & ((1u << offset_code) - 1), (int)offset_code);
+        if (!is_short) { /* which ones have any is not foreseen: 7 + 3 * 8 + 2 * 16 bits without a branch, then 7 + 20 */
+            zstd_bits(&bits, length & ((1u << ZSTD_LENGTH_BITS[length_code]) - 1), ZSTD_LENGTH_BITS[length_code]);
+            zstd_bits(&bits, match & ((1u << ZSTD_MATCH_BITS[match_code]) - 1), ZSTD_MATCH_BITS[match_code]);
             zstd_flush(&bits);
         }
+        zstd_bits(&bits, offset & ((1u << offset_code) - 1), (int)offset_code);
+        zstd_flush(&bits);
     }
-    if (has_matches) zstd_bits(&bits, matches.state - ZSTD_STATES, ZSTD_LOG);
-    if (has_offsets) zstd_bits(&bits, offsets.state - ZSTD_STATES, ZSTD_LOG);
-    if (has_lengths) zstd_bits(&bits, lengths.state - ZSTD_STATES, ZSTD_LOG);
+    if (has_matches) zstd_last_state(&from->match_table, matches.state, &bits);
+    if (has_offsets) zstd_last_state(&from->offset_table, offsets.state, &bits);
+    if (has_lengths) zstd_last_state(&from->length_table, lengths.state, &bits);
     zstd_bits(&bits, 1, 1); /* where the reader begins */
     zstd_flush(&bits);
     return bits.at + (bits.count > 0);
 }
 
+static uint8_t *zstd_write_column(const ZstdColumn *from, size_t count, uint8_t *out) {
+    uint32_t longer = 0;
+    for (uint32_t code = 16; code < ZSTD_LENGTH_CODES; code++) longer |= from->lengths[code];
+    for (uint32_t code = 32; code < ZSTD_MATCH_CODES; code++) longer |= from->matches[code];
+    return longer ? zstd_write_any(from, count, 0, out) : zstd_write_any(from, count, 1, out);
+}
+
+static int zstd_log_for(size_t sequences) { return sequences < ZSTD_FEW ? ZSTD_SMALL_LOG : ZSTD_LOG; }
+
 /* A block of the literals and sequences that are in `column`; the bytes it takes. */
 static size_t zstd_pack(ZstdColumn *column, size_t literals, size_t sequences, int last, uint8_t *out) {
     uint8_t *modes, *at = zstd_put_literals(column->literals, literals, sequences, out + 3);
     if (sequences > 0) {
-        zstd_share_out(&column->length_table, column->lengths, ZSTD_LENGTH_CODES, 0, 1, (uint32_t)sequences);
-        zstd_share_out(&column->match_table, column->matches, ZSTD_MATCH_CODES, 0, 1, (uint32_t)sequences);
-        zstd_share_out(&column->offset_table, column->offsets, ZSTD_OFFSET_CODES, 0, 1, (uint32_t)sequences);
+        zstd_share_out(&column->length_table, zstd_log_for(sequences), column->lengths, ZSTD_LENGTH_CODES, 0, 1, (uint32_t)sequences);
+        zstd_share_out(&column->match_table, zstd_log_for(sequences), column->matches, ZSTD_MATCH_CODES, 0, 1, (uint32_t)sequences);
+        zstd_share_out(&column->offset_table, zstd_log_for(sequences), column->offsets, ZSTD_OFFSET_CODES, 0, 1, (uint32_t)sequences);
         modes = at++;
         *modes = 0;
         at = zstd_tell(&column->length_table, 6, modes, at);
@@ -301,6 +316,140 @@ static size_t zstd_pack(ZstdColumn *column, size_t literals, size_t sequences, i
     zstd_block_head(out, last, 2, (size_t)(at - out) - 3);
     return (size_t)(at - out);
 }
+
+/* Room for a block whose sequences turn out to take more than its content: nine bytes each at the most. */
+static size_t zstd_block_bound(size_t size) { return size + ZSTD_MAX_SEQUENCES * 10 + 1024; }
+
+/* -- elements that differ from the one before in their lowest bytes only ---------------------------- */
+
+/* As with offsets: of each element the `low` lowest bytes are literals, the others a match; one whose upper bytes differ, too, is
+ * all literals. Of bytes a little more than one by one, in a third of the time: nothing is told but where those are. */
+typedef struct {
+    uint32_t low; /* 0: it does not fit */
+    uint32_t code[ZSTD_MOST_PENDING + 1], extra[ZSTD_MOST_PENDING + 1]; /* of literals with so many whole elements before */
+} ZstdPlain;
+
+/* How many of the lowest bytes serve for elements like the first of these. */
+static uint32_t zstd_plain_low(const uint8_t *data, size_t count, size_t width) {
+    size_t kinds[9] = {0}, all = 0, others = count, best = 0;
+    uint32_t low = 0;
+    for (size_t k = 1; k < count; k++) {
+        size_t unlike = zstd_unlike(data + k * width, data + (k - 1) * width, width);
+        kinds[unlike]++;
+        all += unlike;
+    }
+    others -= kinds[0] + 1;
+    for (uint32_t each = 1; each + ZSTD_LEAST_MATCH <= width; each++) {
+        size_t taken;
+        others -= kinds[each];
+        taken = count * each + others * width;
+        if (others * 8 > count || (low && taken >= best)) continue;
+        low = each;
+        best = taken;
+    }
+    /* Where one is often as the one before a match of both says it for less. */
+    return kinds[0] * 8 > count && width > 4 ? 0 : best * 3 > all * 4 && width > 4 ? 0 : low;
+}
+
+/* Elements into literals, and for each match a byte of `symbols`: how many whole elements stand before it. False if those are
+ * too many somewhere. Before the first element stands another. */
+static zstd_specialised int zstd_split_plain(const uint8_t *data, size_t count, size_t width, uint32_t low, uint8_t *literals,
+                                             uint8_t *symbols, size_t *literal_count, size_t *symbol_count) {
+    uint8_t *literal = literals, *symbol = symbols;
+    uint32_t pending = 0, most = 0;
+    uint64_t before = zstd_element(data - width, width);
+    for (size_t k = 0; k < count; k++) {
+        uint64_t here = zstd_element(data + k * width, width);
+        uint32_t plain = (here ^ before) >> 8 * low == 0;
+        memcpy(literal, &here, width);
+        literal += plain ? low : width;
+        *symbol = (uint8_t)pending;
+        symbol += plain;
+        pending = plain ? 0 : pending + 1;
+        most = pending > most ? pending : most;
+        before = here;
+    }
+    *literal_count = (size_t)(literal - literals);
+    *symbol_count = (size_t)(symbol - symbols);
+    return most <= ZSTD_MOST_PENDING;
+}
+
+static uint8_t *zstd_write_plain(const ZstdTable *table, const ZstdPlain *plain, const uint8_t *symbols, size_t count, uint8_t *out) {
+    ZstdBits bits = {out, 0, 0};
+    uint32_t state = 0, last = plain->code[symbols[count - 1]];
+    int has_states = table->only < 0, leaps = has_states && table->log == ZSTD_LOG && table->share[plain->code[0]] >= ZSTD_STATES / 2;
+    ZstdLeap leap;
+    if (leaps) zstd_leap(table, plain->code[0], &leap);
+    if (has_states) state = table->places[last][0];
+    zstd_bits(&bits, plain->extra[symbols[count - 1]], ZSTD_LENGTH_BITS[last]);
+    for (size_t at = count - 1; at > 0 && (has_states || ZSTD_LENGTH_BITS[last]);) {
+        if (leaps && at >= 8 && load64(symbols + at - 8) == 0) {
+            uint32_t from = state - ZSTD_STATES;
+            zstd_bits(&bits, leap.bits[from], leap.count[from]);
+            state = leap.before[from] + ZSTD_STATES;
+            at -= 8;
+        } else {
+            uint32_t symbol = symbols[--at], code = plain->code[symbol];
+            if (has_states) state = zstd_before(table, code, state, &bits);
+            zstd_bits(&bits, plain->extra[symbol], ZSTD_LENGTH_BITS[code]);
+        }
+        zstd_flush(&bits);
+    }
+    if (has_states) zstd_last_state(table, state, &bits);
+    zstd_bits(&bits, 1, 1); /* where the reader begins */
+    zstd_flush(&bits);
+    return bits.at + (bits.count > 0);
+}
+
+/* A block that says how far back an element is, in one match; how many elements are in it, 0 if none of the first few is like
+ * the one before. */
+static size_t zstd_plain_start(const uint8_t *data, size_t count, size_t width, uint32_t low, int last, ZstdColumn *column, ZstdOut *out) {
+    size_t k = 0;
+    uint8_t *at = zstd_room(out, zstd_block_bound((ZSTD_MOST_PENDING + 1) * width));
+    if (at == NULL) return 0;
+    while (k < count && k < ZSTD_MOST_PENDING && zstd_unlike(data + k * width, data + (ptrdiff_t)(k * width - width), width) > low) k++;
+    if (k == count || k == ZSTD_MOST_PENDING) return 0;
+    memset(column->lengths, 0, sizeof column->lengths);
+    memset(column->matches, 0, sizeof column->matches);
+    memset(column->offsets, 0, sizeof column->offsets);
+    memcpy(column->literals, data, k * width + low);
+    zstd_sequence(column, &column->backs, column->sequences, k * width + low, width - low, width);
+    out->size += zstd_pack(column, k * width + low, 1, last && k + 1 == count, at);
+    return k + 1;
+}
+
+/* A block of `count` elements; the bytes it takes, 0 if they are not suited. What was told last is as far back as
+ * an element. */
+static size_t zstd_plain_block(const uint8_t *data, size_t count, size_t width, uint32_t low, int last, ZstdColumn *column, uint8_t *out) {
+    uint8_t *symbols = (uint8_t *)column->sequences, *modes, *at;
+    size_t literals, sequences;
+    uint32_t kinds[ZSTD_MOST_PENDING + 1];
+    ZstdPlain plain;
+    int fine = width == 8 ? zstd_split_plain(data, count, 8, low, column->literals, symbols, &literals, &sequences)
+                          : zstd_split_plain(data, count, 4, low, column->literals, symbols, &literals, &sequences);
+    if (!fine || sequences == 0) return 0;
+    zstd_count_symbols(symbols, sequences, kinds, ZSTD_MOST_PENDING + 1);
+    memset(column->lengths, 0, sizeof column->lengths);
+    for (uint32_t k = 0; k <= ZSTD_MOST_PENDING; k++) {
+        uint32_t length = low + k * (uint32_t)width;
+        plain.code[k] = zstd_length_code(length);
+        plain.extra[k] = length & ((1u << ZSTD_LENGTH_BITS[plain.code[k]]) - 1);
+        column->lengths[plain.code[k]] += kinds[k];
+    }
+    at = zstd_put_literals(column->literals, literals, sequences, out + 3);
+    zstd_share_out(&column->length_table, zstd_log_for(sequences), column->lengths, ZSTD_LENGTH_CODES, 0, 1, (uint32_t)sequences);
+    modes = at++;
+    *modes = 1 << 4 | 1 << 2; /* all distances have one code, and all matches: */
+    at = zstd_tell(&column->length_table, 6, modes, at);
+    *at++ = 0; /* as far back as last time */
+    *at++ = (uint8_t)(width - low - ZSTD_LEAST_MATCH);
+    at = zstd_write_plain(&column->length_table, &plain, symbols, sequences, at);
+    if ((size_t)(at - out) - 3 >= count * width) return 0;
+    zstd_block_head(out, last, 2, (size_t)(at - out) - 3);
+    return (size_t)(at - out);
+}
+
+/* -- any elements ------------------------------------------------------------------------------------ */
 
 /* A block of what lies between `begin` and `*end`, or of the first part of it; as it is if that takes less.
  * `sequences`: how many there were. */
@@ -322,14 +471,12 @@ static size_t zstd_column_block(const uint8_t *data, size_t begin, size_t *end, 
         if (packed - 3 < size) return packed;
     }
     column->backs = backs; /* a reader will not have seen others */
-    zstd_block_head(out, last, 0, size);
-    memcpy(out + 3, data + begin, size);
-    return 3 + size;
+    return zstd_as_it_is(data + begin, size, last, out);
 }
 
-/* Room for a block whose sequences turn out to take more than its content: nine bytes each at the most. */
-static size_t zstd_column_bound(size_t size) {
-    return ZSTD_HEAD_BYTES + size + (size / ZSTD_FIRST_BYTES + 2) * 16 + ZSTD_MAX_SEQUENCES * 10 + 1024;
+static void zstd_column_begin(ZstdColumn *column) {
+    column->backs.last = 1; /* what every reader begins with */
+    column->backs.before = 4;
 }
 
 /* Whether the library is to have it instead: as fast where a sequence has little to repeat, and smaller where
@@ -342,31 +489,47 @@ static int zstd_unsuited(size_t width, size_t done, size_t sequences, size_t pac
     }
 }
 
-/* The frame of a column; `out` has room for `zstd_column_bound`. 0: not suited, or no memory. */
-static size_t zstd_column(const uint8_t *data, size_t size, size_t width, uint8_t *out) {
-    ZstdColumn *column;
-    size_t at, done = 0, sequences = 0;
+/* The frame of a column. False, and nothing written, if it is not suited. */
+static int zstd_column(const uint8_t *data, size_t size, size_t width, ZstdColumn *column, ZstdOut *out) {
+    size_t begin = out->size, done = 0, sequences = 0;
+    uint32_t low = 0; /* bytes of an element; 0: any may differ */
     if (size < ZSTD_MIN_COLUMN || size % width || size >= (size_t)1 << 31) return 0;
-    column = (ZstdColumn *)malloc(sizeof *column);
-    if (column == NULL) return 0;
+    if (!zstd_head(out, ZSTD_BLOCK_LOG, size)) return 0;
     memset(column->places, 0, sizeof column->places);
     column->looked = column->found = 0;
-    column->backs.last = 1; /* what every reader begins with */
-    column->backs.before = 4;
-    at = zstd_head(out, size);
+    zstd_column_begin(column);
     while (done < size) {
         size_t end = done + (done == 0 ? ZSTD_FIRST_BYTES : ZSTD_BLOCK_BYTES), more;
+        uint8_t *at;
         if (end > size) end = size;
-        at += zstd_column_block(data, done, &end, size, width, column, out + at, &more);
+        at = zstd_room(out, zstd_block_bound(end - done));
+        if (at == NULL) return 0;
+        if (low > 0 && column->backs.last != width) {
+            size_t few = zstd_plain_start(data + done, (size - done) / width, width, low, 1, column, out);
+            if (out->no_memory) return 0;
+            if (few > 0) {
+                done += few * width;
+                continue;
+            }
+        }
+        if (low > 0 && column->backs.last == width) {
+            size_t packed = zstd_plain_block(data + done, (end - done) / width, width, low, end == size, column, at);
+            if (packed > 0) {
+                out->size += packed;
+                done = end;
+                continue;
+            }
+        }
+        out->size += zstd_column_block(data, done, &end, size, width, column, at, &more);
+        if (done == 0 && more * width * 4 > end && (width == 4 || width == 8)) low = zstd_plain_low(data, end / width, width);
         done = end;
         sequences += more;
-        if (zstd_unsuited(width, done, sequences, at)) {
-            at = 0;
-            break;
+        if (low == 0 && zstd_unsuited(width, done, sequences, out->size - begin)) {
+            out->size = begin;
+            return 0;
         }
     }
-    free(column);
-    return at;
+    return 1;
 }
 
 /* -- what is known to repeat itself ---------------------------------------------------------------- */
@@ -380,7 +543,6 @@ typedef struct {
 
 enum {
     ZSTD_MAX_RUN = 64 * 1024,
-    ZSTD_RUN_WINDOW_LOG = 20, /* what a reader keeps: every one has to up to 8 MiB */
     ZSTD_GOOD_ENDS = 8,       /* what a sequence takes, and a little more */
     ZSTD_RUNS_KNOWN = 8       /* blocks that are looked for among those before: services take turns */
 };
@@ -389,17 +551,18 @@ typedef struct {
     ZstdColumn *column;
     size_t literals, pending, sequences, size; /* of the block that is being made */
     size_t left;                               /* of the content, in and after this block */
-    uint8_t *out;
+    ZstdOut *out;
 } ZstdRunBlock;
 
 static void zstd_close_block(ZstdRunBlock *self) {
     ZstdColumn *column = self->column;
-    if (self->sequences == 0) {
-        zstd_block_head(self->out, self->left == 0, 0, self->literals);
-        memcpy(self->out + 3, column->literals, self->literals);
-        self->out += 3 + self->literals;
-    } else {
-        self->out += zstd_pack(column, self->literals, self->sequences, self->left == 0, self->out);
+    uint8_t *out = zstd_room(self->out, zstd_block_bound(self->literals));
+    if (out != NULL) {
+        if (self->sequences == 0) {
+            self->out->size += zstd_as_it_is(column->literals, self->literals, self->left == 0, out);
+        } else {
+            self->out->size += zstd_pack(column, self->literals, self->sequences, self->left == 0, out);
+        }
     }
     memset(column->lengths, 0, sizeof column->lengths);
     memset(column->matches, 0, sizeof column->matches);
@@ -413,9 +576,22 @@ static void zstd_grow_block(ZstdRunBlock *self, size_t more) {
     if (self->size == ZSTD_BLOCK_BYTES || self->sequences == ZSTD_MAX_SEQUENCES || self->left == 0) zstd_close_block(self);
 }
 
+/* Literals that a block still takes if it has so many sequences. It may not take more than its content may: readers refuse
+ * it, and as it is it cannot be written, since what it holds lies in many places. */
+static size_t zstd_run_room(const ZstdRunBlock *self, size_t sequences) {
+    size_t taken = self->literals + sequences * 10 + 1024, room = ZSTD_BLOCK_BYTES - self->size;
+    if (sequences == 0) return room;
+    if (taken >= ZSTD_BLOCK_BYTES) return 0;
+    return room < ZSTD_BLOCK_BYTES - taken ? room : ZSTD_BLOCK_BYTES - taken;
+}
+
 static void zstd_run_literals(ZstdRunBlock *self, const uint8_t *data, size_t size) {
     while (size > 0) {
-        size_t here = ZSTD_BLOCK_BYTES - self->size;
+        size_t here = zstd_run_room(self, self->sequences);
+        if (here == 0) {
+            zstd_close_block(self);
+            continue;
+        }
         if (here > size) here = size;
         memcpy(self->column->literals + self->literals, data, here);
         self->literals += here;
@@ -431,6 +607,10 @@ static void zstd_run_match(ZstdRunBlock *self, const uint8_t *data, size_t size,
     size_t at = 0;
     while (length > 0) {
         size_t here = ZSTD_BLOCK_BYTES - self->size;
+        if (zstd_run_room(self, self->sequences + 1) == 0) {
+            zstd_close_block(self);
+            continue;
+        }
         if (here > length) here = length;
         if (here < ZSTD_LEAST_MATCH) {
             here = 1;
@@ -460,13 +640,6 @@ static void zstd_run_first(ZstdRunBlock *self, const uint8_t *data, size_t size,
     if (tail) zstd_run_match(self, data + size - tail, tail, size, tail);
 }
 
-/* Room for the frame. For each run its bytes and four sequences, and for each block two sequences more, a head, tables. */
-static size_t zstd_runs_bound(const ZstdRun *runs, size_t count, size_t total) {
-    size_t bound = ZSTD_HEAD_BYTES + count * 48 + (total / ZSTD_BLOCK_BYTES + count / (ZSTD_MAX_SEQUENCES / 4) + 2) * 1024;
-    for (size_t k = 0; k < count; k++) bound += runs[k].size;
-    return bound;
-}
-
 /* The byte that all are, or -1. */
 static int zstd_runs_constant(const ZstdRun *runs, size_t count) {
     int byte = -1;
@@ -478,9 +651,9 @@ static int zstd_runs_constant(const ZstdRun *runs, size_t count) {
     return byte;
 }
 
-/* The frame of what the runs are, `total` bytes, at least one; `out` has room for `zstd_runs_bound`. 0: no memory. */
-static size_t zstd_runs(const ZstdRun *runs, size_t count, size_t total, uint8_t *out) {
-    ZstdRunBlock block = {NULL, 0, 0, 0, 0, total, out};
+/* The frame of what the runs are, `total` bytes, at least one. */
+static void zstd_runs(const ZstdRun *runs, size_t count, size_t total, ZstdColumn *column, ZstdOut *out) {
+    ZstdRunBlock block = {column, 0, 0, 0, 0, total, out};
     struct {
         const uint8_t *data;
         size_t size, left; /* when it was to be written last */
@@ -488,12 +661,16 @@ static size_t zstd_runs(const ZstdRun *runs, size_t count, size_t total, uint8_t
     const uint8_t *before = NULL;
     size_t size_before = 0;
     uint32_t oldest = 0;
-    block.column = (ZstdColumn *)calloc(1, sizeof *block.column);
-    if (block.column == NULL) return 0;
-    block.column->backs.last = 1; /* what every reader begins with */
-    block.column->backs.before = 4;
-    block.out += zstd_head(out, total);
-    out[5] = (ZSTD_RUN_WINDOW_LOG - 10) << 3;
+    int byte = zstd_runs_constant(runs, count);
+    if (byte >= 0) {
+        zstd_constant((uint8_t)byte, total, out);
+        return;
+    }
+    if (!zstd_head(out, ZSTD_WINDOW_LOG, total)) return;
+    zstd_column_begin(column);
+    memset(column->lengths, 0, sizeof column->lengths);
+    memset(column->matches, 0, sizeof column->matches);
+    memset(column->offsets, 0, sizeof column->offsets);
     for (size_t k = 0; k < count;) {
         const uint8_t *data = runs[k].data;
         size_t size = runs[k].size, times = runs[k].times, next = k + 1, back = 0;
@@ -511,7 +688,7 @@ static size_t zstd_runs(const ZstdRun *runs, size_t count, size_t total, uint8_t
             which = oldest;
             oldest = (oldest + 1) % ZSTD_RUNS_KNOWN;
         }
-        if (back > 0 && back <= (size_t)1 << ZSTD_RUN_WINDOW_LOG) {
+        if (back > 0 && back <= (size_t)1 << ZSTD_WINDOW_LOG) {
             zstd_run_match(&block, data, size, back, size);
         } else {
             zstd_run_first(&block, data, size, before, size_before);
@@ -523,8 +700,6 @@ static size_t zstd_runs(const ZstdRun *runs, size_t count, size_t total, uint8_t
         known[which].size = size;
         known[which].left = block.left + size;
     }
-    free(block.column);
-    return (size_t)(block.out - out);
 }
 
 #endif
