@@ -14,6 +14,7 @@ What a peer may cost is bounded here: header blocks, header lists, frames, messa
 do nothing (``nuisance``). A connection error queues a GOAWAY and sets ``closed``.
 """
 
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, _PyBytes_Resize
 from cpython.exc cimport PyErr_CheckSignals
@@ -78,6 +79,13 @@ cdef enum:
     LAID_OUT_BYTES = 1 << 16  # a message from this size on is laid out as its owner wishes
     PAGE_BYTES = 4096
     CACHED_BLOCKS = 16
+    # Memory of huge pages, for messages that are laid out: what is taken at a time, a multiple of their size; what is not
+    # given back as long as such messages come; and what there may be of it. Beyond that messages lie in ordinary memory:
+    # a block is held by the last message in it, so that few bytes might hold much.
+    HUGE_BLOCK_BYTES = 4 << 20
+    HUGE_KEPT_BYTES = 16 << 20
+    HUGE_MOST_BYTES = 64 << 20
+    HUGE_SPARES = 16
 
 cdef extern from "Python.h":
     int PyBUF_WRITE
@@ -99,6 +107,35 @@ cdef extern from *:
         void* iov_base
         size_t iov_len
     Py_ssize_t readv(int descriptor, const iovec* parts, int count) nogil
+
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <stdint.h>
+    #include <sys/mman.h>
+    #endif
+    #if defined(__linux__) && defined(MADV_HUGEPAGE)
+    #define OTLP_HUGE_PAGE_BYTES ((size_t)2 << 20)
+    /* NULL: the system has no memory, or none of the kind. It is not touched before it is used. */
+    static void *huge_block(size_t size) {
+        uint8_t *all = (uint8_t *)mmap(NULL, size + OTLP_HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        size_t before;
+        if (all == (uint8_t *)MAP_FAILED) return NULL;
+        before = (size_t)(-(intptr_t)all & (intptr_t)(OTLP_HUGE_PAGE_BYTES - 1));
+        if (before) munmap(all, before);
+        munmap(all + before + size, OTLP_HUGE_PAGE_BYTES - before);
+        madvise(all + before, size, MADV_HUGEPAGE); /* refused: then its pages are small */
+        return all + before;
+    }
+    static void huge_block_end(void *block, size_t size) { munmap(block, size); }
+    #else
+    static void *huge_block(size_t size) { (void)size; return NULL; }
+    static void huge_block_end(void *block, size_t size) { (void)block; (void)size; }
+    #endif
+    """
+    void* huge_block(size_t size)
+    void huge_block_end(void* block, size_t size)
 
 READS_SOCKETS = bool(OTLP_READS_SOCKETS)
 """Whether ``Connection.read`` is to be had."""
@@ -465,6 +502,118 @@ cdef bytes _OK = _OK_HEAD + _OK_DATA + _OK_END
 cdef Py_ssize_t OK_BYTES = len(_OK), OK_DATA_AT = len(_OK_HEAD), OK_END_AT = len(_OK_HEAD) + len(_OK_DATA)
 
 
+# -- memory of messages ----------------------------------------------------------------------------------
+cdef struct _Spare:
+    void* data
+    size_t size
+
+cdef _Spare _spares[HUGE_SPARES]
+cdef size_t _spare_count = 0, _spare_bytes = 0, _huge_bytes = 0
+cdef bint _huge_wanted = False  # since somebody asked whether any was
+
+
+cdef class _Block:
+    """Memory that messages lie in one after the other. It is used again when none of them is left."""
+
+    cdef uint8_t* data
+    cdef size_t size, used
+
+    def __dealloc__(self):
+        global _spare_count, _spare_bytes
+        if self.data == NULL:
+            return
+        if _spare_count < HUGE_SPARES and _spare_bytes + self.size <= HUGE_KEPT_BYTES:
+            _spares[_spare_count] = _Spare(self.data, self.size)
+            _spare_count += 1
+            _spare_bytes += self.size
+        else:
+            _end_block(self.data, self.size)
+
+
+cdef _Block _current = None  # has room left
+
+
+cdef class _Region:
+    """The memory of one message: a buffer that nobody writes to any more once it is handed over."""
+
+    cdef _Block block
+    cdef uint8_t* data
+    cdef Py_ssize_t size
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.size, 1, flags)
+
+
+cdef void _end_block(void* data, size_t size) noexcept:
+    global _huge_bytes
+    huge_block_end(data, size)
+    _huge_bytes -= size
+
+
+cdef _Block _new_block(size_t least):
+    """None: there is none to be had."""
+    global _spare_count, _spare_bytes, _huge_bytes
+    cdef size_t size = (least + HUGE_BLOCK_BYTES - 1) // HUGE_BLOCK_BYTES * HUGE_BLOCK_BYTES
+    cdef size_t at = _spare_count
+    cdef _Block block = _Block.__new__(_Block)
+    while at > 0:  # the last one that was used is likely to be in the caches still
+        at -= 1
+        if _spares[at].size == size:
+            block.data = <uint8_t*>_spares[at].data
+            block.size = size
+            _spare_count -= 1
+            _spares[at] = _spares[_spare_count]
+            _spare_bytes -= size
+            return block
+    if _huge_bytes + size > HUGE_MOST_BYTES:
+        return None
+    block.data = <uint8_t*>huge_block(size)
+    if block.data == NULL:
+        return None
+    block.size = size
+    _huge_bytes += size
+    return block
+
+
+cdef _Region _new_region(size_t size, size_t page_at):
+    """Memory whose byte ``page_at`` begins a page. None: there is none to be had."""
+    global _current, _huge_wanted
+    cdef size_t start = 0
+    cdef _Region region
+    _huge_wanted = True
+    if _current is not None:
+        start = _current.used + (PAGE_BYTES - (_current.used + page_at) % PAGE_BYTES) % PAGE_BYTES
+    if _current is None or start + size > _current.size:
+        _current = None  # so that it can be used again
+        _current = _new_block(size + PAGE_BYTES)
+        if _current is None:
+            return None
+        start = (PAGE_BYTES - page_at % PAGE_BYTES) % PAGE_BYTES
+    region = _Region.__new__(_Region)
+    region.block = _current
+    region.data = _current.data + start
+    region.size = size
+    _current.used = start + size
+    return region
+
+
+def free_unused_memory(bint though_wanted=False):
+    """Give back what is kept for further large messages, if none came since the last call or nobody will send any."""
+    global _current, _huge_wanted, _spare_count, _spare_bytes
+    if though_wanted or not _huge_wanted:
+        _current = None
+        while _spare_count > 0:
+            _spare_count -= 1
+            _spare_bytes -= _spares[_spare_count].size
+            _end_block(_spares[_spare_count].data, _spares[_spare_count].size)
+    _huge_wanted = False
+
+
+def huge_memory() -> tuple[int, int]:
+    """Bytes of all memory of huge pages, and what of it is kept for further messages."""
+    return _huge_bytes, _spare_bytes
+
+
 cdef class Stream:
     """A call. ``message`` and ``compressed`` are set when ``owner.complete`` hears of it."""
 
@@ -479,6 +628,7 @@ cdef class Stream:
     cdef public object context  # the owner's
     cdef public Py_ssize_t page_at  # this byte of a large message shall begin a page of memory; -1: none need
     cdef PyObject* body  # bytes: ``start`` that are of no use, then room for ``capacity``, of which ``filled`` have come
+    cdef _Region region  # or this is where it lies
     cdef Py_ssize_t length, start, capacity, filled
     cdef uint8_t prefix[5]
     cdef int prefix_filled
@@ -718,7 +868,9 @@ cdef class Connection:
             self._accept(got)
             return before
         if beyond:  # the end of the message has not come yet, so that its memory is the stream's
-            body = <object>stream.body  # whatever the next frame is, it stays
+            body = stream.region  # whatever the next frame is, it stays
+            if body is None:
+                body = <object>stream.body
             further = <const uint8_t*>_end_of(stream) + inside
             self._accept(inside)
             n = min(got - inside, HEAD_BYTES)
@@ -1022,7 +1174,9 @@ cdef class Connection:
         """A message of a call that streams is whole."""
         cdef Py_ssize_t start = stream.start
         cdef object message = self._whole(stream)
-        if start:
+        if type(message) is _Region:
+            message = memoryview(message)
+        elif start:
             message = memoryview(message)[start:start + stream.length]
         stream.prefix_filled = 0
         self.large_messages = len(message) >= LAID_OUT_BYTES
@@ -1032,11 +1186,15 @@ cdef class Connection:
         self.owner.message(stream, message, stream.compressed)
         return 0
 
-    cdef bytes _whole(self, Stream stream):
+    cdef object _whole(self, Stream stream):
         """The message that has come, which is no longer the call's."""
-        cdef bytes message = <bytes>stream.body
+        cdef object message = stream.region
         self.incomplete_bytes -= stream.filled
         stream.filled = 0
+        if message is not None:
+            stream.region = None
+            return message
+        message = <object>stream.body
         Py_XDECREF(stream.body)
         stream.body = NULL
         return message
@@ -1053,7 +1211,7 @@ cdef class Connection:
                 return self._broken(stream, "the call ended within its message", False)
             return self._broken(stream, "the call ended without a message", False)
         stream.deaf = True
-        stream.message = self._whole(stream)
+        stream.message = <bytes>self._whole(stream)  # only messages of many are laid out
         self.requests += 1
         self.nuisance = max(0, self.nuisance - 2)
         self.owner.complete(stream)
@@ -1068,6 +1226,7 @@ cdef class Connection:
         stream.deaf = True
         self.incomplete_bytes -= stream.filled
         stream.filled = 0
+        stream.region = None
         Py_XDECREF(stream.body)
         stream.body = NULL
 
@@ -1377,9 +1536,14 @@ cdef int _new_body(Stream stream) except -1:
     bytes are left free before it."""
     cdef Py_ssize_t n = min(stream.length, STREAM_CAPACITY if stream.streaming else FIRST_CAPACITY)
     cdef bint laid_out = stream.page_at >= 0 and LAID_OUT_BYTES <= n == stream.length and not stream.compressed
-    cdef bytes body = PyBytes_FromStringAndSize(NULL, n + PAGE_BYTES if laid_out else n)
+    cdef bytes body
     stream.capacity = n
     stream.start = 0
+    if laid_out and stream.streaming:
+        stream.region = _new_region(n, stream.page_at)
+        if stream.region is not None:
+            return 0
+    body = PyBytes_FromStringAndSize(NULL, n + PAGE_BYTES if laid_out else n)
     if laid_out:  # at least one: a message that begins where its memory does needs no view
         stream.start = PAGE_BYTES - (<uintptr_t>PyBytes_AS_STRING(body) + stream.page_at) % PAGE_BYTES
     stream.body = _own(body)
@@ -1388,6 +1552,8 @@ cdef int _new_body(Stream stream) except -1:
 
 cdef inline char* _end_of(Stream stream):
     """Where the next byte of a message goes."""
+    if stream.region is not None:
+        return <char*>stream.region.data + stream.filled
     return PyBytes_AS_STRING(<object>stream.body) + stream.start + stream.filled
 
 

@@ -30,7 +30,17 @@ import structlog
 from otlp_arrow.model import Busy, Rejected, TooLarge, limits
 from otlp_arrow.model.meter import REQUESTS, Meter
 from otlp_arrow.receivers import misdirected, replies, unpack
-from otlp_arrow.receivers._http2 import GRPC_HEADERS, GRPC_OK, PREFACE, READS_SOCKETS, Connection, Stream, header_block
+from otlp_arrow.receivers._http2 import (
+    GRPC_HEADERS,
+    GRPC_OK,
+    PREFACE,
+    READS_SOCKETS,
+    Connection,
+    Stream,
+    free_unused_memory,
+    header_block,
+    huge_memory,
+)
 from otlp_arrow.receivers.auth import Authenticator
 from otlp_arrow.receivers.in_flight import InFlight
 from otlp_arrow.receivers.inflating import Reservation, inflate
@@ -79,6 +89,8 @@ class Door:
         self.stopping = False
         self._workers = ThreadPoolExecutor(_WORKERS, name)  # threads start when the first large body comes
         self._all_gone = asyncio.Event()
+        self._free_at_s = 0.0
+        self._freeing: asyncio.TimerHandle | None = None
         self._listeners: list[asyncio.Server] = []
 
     def connection(self) -> DoorConnection:
@@ -115,6 +127,9 @@ class Door:
         except TimeoutError:
             for connection in list(self.connections):
                 connection.cancel()
+        if self._freeing is not None:
+            self._freeing.cancel()
+        free_unused_memory(though_wanted=True)
         await self.in_flight.none_left(limits.DOOR_GRACE_S)
         self._workers.shutdown(wait=False, cancel_futures=True)
         for listener in self._listeners:
@@ -125,6 +140,23 @@ class Door:
         self.connections.discard(connection)
         if not self.connections:
             self._all_gone.set()
+            if not self.stopping and self._freeing is None:
+                self._freeing = asyncio.get_running_loop().call_later(_TICK_S, self._free_later)
+
+    def free_memory(self) -> None:
+        """Every so often, while there are connections: what is kept for large messages goes back when none come."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s >= self._free_at_s:
+            self._free_at_s = now_s + _TICK_S
+            free_unused_memory()
+
+    def _free_later(self) -> None:
+        """The same when nobody is there any more: who comes soon again finds it."""
+        self._freeing = None
+        if not self.connections:
+            free_unused_memory()
+            if huge_memory()[1]:
+                self._freeing = asyncio.get_running_loop().call_later(_TICK_S, self._free_later)
 
     async def inflated(self, stream: Stream, message: bytes, reservation: Reservation) -> bytes:
         """A message of a call that compressed it, as it was before. Raises as ``inflate`` does, and ``Rejected``."""
@@ -314,6 +346,7 @@ class DoorConnection(asyncio.BufferedProtocol):
             self.cancel()
             return
         self._http2.nuisance = 0
+        self._door.free_memory()
         if self._quiet_ticks == _QUIET_TICKS:
             self._http2.ping()
         stalled: dict[int, tuple[int, int]] = {}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import gc
 import random
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hpack
@@ -322,6 +323,72 @@ def test_large_messages_lie_where_their_owner_wishes(sizes: list[int], page_at: 
         else:
             assert type(body) is bytes
     assert server.connection.incomplete_bytes == 0
+
+
+@pytest.fixture
+def no_kept_memory() -> Iterator[None]:
+    gc.collect()  # servers of other tests
+    http2.free_unused_memory(though_wanted=True)
+    yield
+    http2.free_unused_memory(though_wanted=True)
+
+
+def put_one(server: Server, body: bytes) -> Any:
+    """A message of a put whose rows are to lie at a page, as it was handed over."""
+    server.feed(frame(DATA, 0, 1, message(body)), 1 << 20)
+    taken = server.heard.pop()
+    assert taken[:2] == ("message", 1)
+    server.connection.consumed(server.streams[0], len(body))
+    return taken[2]
+
+
+def large_puts() -> Server:
+    bounds = {"max_message_bytes": 1 << 23, "max_frame_bytes": 1 << 23}
+    server = greeted(many=True, stream_window_bytes=1 << 24, connection_window_bytes=1 << 25, **bounds)
+    server.feed(frame(HEADERS, END_HEADERS, 1, block()))
+    server.streams[0].page_at = 1000
+    return server
+
+
+@pytest.mark.usefixtures("no_kept_memory")
+def test_messages_keep_what_is_theirs_whichever_of_their_neighbours_are_let_go() -> None:
+    chance = random.Random(3)
+    server = large_puts()
+    kept: list[tuple[bytes, Any]] = []
+    for number in range(150):
+        body = bytes([number]) * chance.choice([65_536, 100_000, 530_000, 5 << 20 if number % 40 == 7 else 70_000])
+        kept.append((body, put_one(server, body)))
+        while kept and (len(kept) > 12 or chance.random() < 0.4):
+            expected, found = kept.pop(chance.randrange(len(kept)))
+            assert found == expected
+            assert (_kernel.address_of(found) + 1000) % 4096 == 0
+            del found
+    assert all(found == expected for expected, found in kept)
+
+
+@pytest.mark.usefixtures("no_kept_memory")
+def test_messages_that_nobody_lets_go_of_lie_in_ordinary_memory_in_the_end() -> None:
+    server = large_puts()
+    body = random.Random(4).randbytes(1 << 20)
+    kept = [put_one(server, body) for _ in range(80)]
+    held, _ = http2.huge_memory()
+    assert held <= 64 << 20
+    assert all(found == body and (_kernel.address_of(found) + 1000) % 4096 == 0 for found in kept)
+    del kept
+    assert http2.huge_memory()[1] <= 16 << 20
+
+
+@pytest.mark.usefixtures("no_kept_memory")
+def test_memory_of_messages_goes_back_when_no_further_ones_come() -> None:
+    server = large_puts()
+    kept = [put_one(server, bytes(1 << 20)) for _ in range(9)]
+    if not http2.huge_memory()[0]:
+        pytest.skip("this system has no huge pages")
+    http2.free_unused_memory()
+    assert http2.huge_memory()[0] >= 9 << 20
+    del kept
+    http2.free_unused_memory()  # nothing came since the last time
+    assert http2.huge_memory() == (0, 0)
 
 
 def test_a_compressed_message_and_one_that_grows_lie_anywhere() -> None:
