@@ -29,4 +29,4 @@ LD_PRELOAD=$(gcc -print-file-name=libasan.so) \
     UBSAN_OPTIONS=print_stacktrace=1 \
     PYTHONMALLOC=malloc ARROW_DEFAULT_MEMORY_POOL=system PYTHONPATH="$build/service" \
     "$python" -X faulthandler -m pytest -n 0 tests/unit/codec/test_kernel*.py tests/unit/codec/test_gather.py tests/unit/codec/test_repeated.py \
-    tests/unit/codec/test_rearranging.py tests/unit/codec/test_arrow_writing.py tests/unit/codec/test_zstd_frames.py tests/unit/receivers/test_http2.py tests/unit/receivers/test_flight_wire.py -p no:cacheprovider -k "not memory" "$@"
+    tests/unit/codec/test_rearranging.py tests/unit/codec/test_arrow_writing.py tests/unit/codec/test_zstd_frames.py tests/unit/codec/test_zstd_text.py tests/unit/receivers/test_http2.py tests/unit/receivers/test_flight_wire.py -p no:cacheprovider -k "not memory" "$@"

@@ -92,7 +92,9 @@ cdef extern from "kernel_parts/zstd_body.h" nogil:
         size_t count
         int64_t* nulls
         int64_t* place
-    bint zstd_frame_of "zstd_frame"(const ZstdBuffer* buffer, ZstdWork* work, ZstdOut* out)
+    ctypedef enum ZstdResult:
+        ZSTD_DONE
+    ZstdResult zstd_frame_of "zstd_frame"(const ZstdBuffer* buffer, ZstdWork* work, ZstdOut* out)
     size_t zstd_body(const ZstdBuffer* buffers, size_t first, size_t count, ZstdWork* work, ZstdOut* out)
     void zstd_body_put(const ZstdBuffer* buffer, const uint8_t* frame, size_t size, ZstdOut* out)
 
@@ -281,7 +283,7 @@ def count_bits(address: int, rows: int) -> int:
 def zstd_frame(address: int, size: int, width: int, offsets: bool = False) -> bytes | None:
     """The ``size`` bytes at ``address`` as a Zstandard frame, if they are one byte over and over, elements of ``width``
     bytes (1, 4, 8 or 16) that are like others before them or, with ``offsets``, growing numbers of four bytes; else
-    None: then the library's compressor does better."""
+    None: then the library's compressor does better, or nobody."""
     cdef ZstdBuffer buffer
     memset(&buffer, 0, sizeof(buffer))
     buffer.data = <const uint8_t*><uintptr_t>address

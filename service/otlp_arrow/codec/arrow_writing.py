@@ -1,8 +1,8 @@
 """Arrow IPC messages of what a builder holds, compressed buffer by buffer.
 
 ``pyarrow`` would write the same messages; this writer is there because it knows what a buffer is. The kernel compresses
-offsets, buffers of one byte over and over, and columns of like elements: half the CPU for writing spans, a third fewer
-bytes in the file. And no Arrow object is made of a column.
+offsets, buffers of one byte over and over, columns of like elements, and text: a third of the CPU for writing spans, a
+third fewer bytes in the file. And no Arrow object is made of a column.
 Format: https://arrow.apache.org/docs/format/Columnar.html#encapsulated-message-format
 
 ::

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 import struct
 import weakref
 from typing import Any
@@ -13,7 +12,6 @@ import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from otlp_arrow import codec
 from otlp_arrow.codec import SCHEMAS, _kernel
@@ -184,20 +182,38 @@ def test_the_buffers_of_a_body_lie_one_behind_another_and_begin_at_eights() -> N
         assert message.end - message.body == -(-end // 8) * 8
 
 
-def test_what_does_not_compress_is_stored_as_it_is() -> None:
-    """Ids of spans at random: by the library they would take more than they do."""
-    batch = codec.new_builder(Signal.LOGS)
-    request = ExportLogsServiceRequest()
-    scope = request.resource_logs.add().scope_logs.add()
-    draw = random.Random(1)
-    for _ in range(1000):
-        scope.log_records.add(time_unix_nano=draw.getrandbits(62), span_id=draw.randbytes(8))
-    batch.append([request.SerializeToString()])
-    memory = batch.memory()
-    assert memory is not None
-    (*_, (_, (body,))) = StreamWriter(SCHEMAS[Signal.LOGS], 1).messages(memory, {})
-    ids = b"".join(record.span_id for record in scope.log_records)
-    assert b"\xff" * 8 + ids in bytes(body)
+@pytest.mark.parametrize("width", [8, 16])
+@pytest.mark.parametrize("count", [256, 511, 512, 513, 3000, 40_000])
+def test_ids_at_random_are_stored_as_they_are(width: int, count: int) -> None:
+    data = np.random.default_rng(count).integers(0, 256, width * count, np.uint8)
+    parts = {"a": (count, [None, (data.ctypes.data, data.nbytes)])}
+    body = _kernel.MessageBody([("a", width, False, False)], parts, _is_not_asked)
+    assert bytes(body) == b"\xff" * 8 + data.tobytes()
+
+
+def _is_not_asked(address: int, size: int) -> bytes:
+    raise AssertionError(f"the library was asked for {size} bytes")
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        np.random.default_rng(1).random(5000),  # of which the exponents are alike
+        np.random.default_rng(2).integers(0, 1 << 48, 5000) << 16,
+        np.random.default_rng(3).integers(0, 1 << 60, 5000) | 0xFF00,
+    ],
+    ids=["doubles", "zeros at the end", "a byte in the middle"],
+)
+def test_numbers_that_have_something_alike_are_left_to_the_library(numbers: np.ndarray) -> None:
+    asked = []
+
+    def compress(address: int, size: int) -> bytes:
+        asked.append((address, size))
+        return b"a frame"
+
+    parts = {"a": (len(numbers), [None, (numbers.ctypes.data, numbers.nbytes)])}
+    _kernel.MessageBody([("a", 8, False, False)], parts, compress)
+    assert asked == [(numbers.ctypes.data, numbers.nbytes)]
 
 
 def test_arrays_that_the_kernel_does_not_know_are_refused() -> None:
@@ -208,7 +224,7 @@ def test_arrays_that_the_kernel_does_not_know_are_refused() -> None:
 
 
 def test_what_the_library_refuses_ends_the_message() -> None:
-    data = np.random.default_rng(1).integers(0, 256, 5000, np.uint8)
+    data = np.random.default_rng(1).integers(0, 256, 5000, np.uint8)  # bytes of text, perhaps: nobody knows
     parts = {"a": (5000, [None, (data.ctypes.data, data.nbytes)])}
 
     def refuse(address: int, size: int) -> bytes:

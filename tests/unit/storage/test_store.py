@@ -58,6 +58,20 @@ def test_units_of_one_signal_share_a_segment_until_it_is_full(tmp_path: Path):
     assert f"'logs': {len(found)}" in repr(here.store)
 
 
+def test_memory_for_the_next_unit_is_given_back_when_no_segment_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arrow_writing = pytest.importorskip("otlp_arrow.codec.arrow_writing")
+    relaxed = []
+    monkeypatch.setattr(arrow_writing, "relax", lambda: relaxed.append(True))
+    here = Directory(tmp_path)
+    here.accept(LOGS, 1)
+    here.flush(LOGS)
+    here.store.close_segment(LOGS)
+    here.store.relax()
+    assert relaxed == [True]
+
+
 def test_a_segment_is_closed_at_its_age(tmp_path: Path):
     here = Directory(tmp_path, max_file_age_secs=60)
     here.accept(LOGS, 1)

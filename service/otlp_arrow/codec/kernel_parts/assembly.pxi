@@ -102,6 +102,7 @@ cdef class Builder:
     cdef Bytes _derived[MAX_DERIVED]
     cdef int _derived_count
     cdef Bounds _derived_bounds
+    cdef bint _by_runs  # what repeats itself is told once
     cdef Bytes _scratch[SCRATCHES]
     cdef GatherRecords _gather
     cdef bint _busy
@@ -369,6 +370,21 @@ cdef class Builder:
         self._text(
             path + ".bytes", table, VALUE_BYTES_END, &values.octets.bytes, bits[BITS_BYTES], all_set >> BITS_BYTES & 1
         )
+        # Most attributes have no number in them, and nearly none bytes: 120 bytes of zeros a span need not be read.
+        if values.ints_end == 0:
+            self._zeros(path + ".int", &values.zeros[0], 8, rows)
+        if values.doubles_end == 0:
+            self._zeros(path + ".double", &values.zeros[1], 8, rows)
+        if values.octets.filled == 0:
+            self._zeros(path + ".bytes", &values.zeros[2], 4, rows + 1)
+
+    cdef void _zeros(self, str path, ZstdRun* run, size_t width, size_t count):
+        """The second buffer of an array is nothing but zeros: tell that, where runs are told."""
+        if self._by_runs and count >= MIN_RUN_ATTRIBUTES:
+            run.data = NOTHING
+            run.size = width
+            run.times = count
+            self._parts[path][1][1] = (<uintptr_t>run, width * count, 1)
 
     cdef void _attributes(self, str path, Table* table, int column, Attributes* attributes):
         self._list(path, table, column, NULL, True)
@@ -458,6 +474,7 @@ cdef class Builder:
         self._check_idle()
         self._parts = {}
         self._derived_count = 0
+        self._by_runs = runs
         self._origin(runs)
         self._own()
         parts, self._parts = self._parts, None

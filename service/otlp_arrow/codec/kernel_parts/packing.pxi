@@ -49,7 +49,7 @@ cdef object packed_frame(const ZstdBuffer* buffer):
     try:
         if packed.work != NULL:
             with nogil:
-                fine = zstd_frame_of(buffer, packed.work, &packed.out)
+                fine = zstd_frame_of(buffer, packed.work, &packed.out) == ZSTD_DONE
         if packed.work == NULL or packed.out.no_memory:
             raise MemoryError("no memory to compress a column")
         return PyBytes_FromStringAndSize(<const char*>packed.out.data, packed.out.size) if fine else None

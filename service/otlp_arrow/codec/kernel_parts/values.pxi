@@ -41,6 +41,7 @@ cdef struct Values:
     Sparse octets
     size_t ints_end  # rows from here on have no int yet; the same for doubles
     size_t doubles_end
+    ZstdRun zeros[3]  # told of ints, doubles and ends of bytes
 
 
 cdef void values_zero(Values* self, size_t rows) noexcept nogil:

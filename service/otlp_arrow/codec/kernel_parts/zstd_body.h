@@ -37,7 +37,7 @@ typedef struct {
     int64_t *place; /* where it lies in the body, and its bytes: with the prefix, without the padding */
 } ZstdBuffer;
 
-/* What the compressors work in: 0.3 MiB. */
+/* What the compressors work in: a quarter of a MiB. */
 typedef struct {
     union {
         ZstdScratch words;
@@ -48,25 +48,28 @@ typedef struct {
     };
 } ZstdWork;
 
-/* The frame of a buffer. False, and nothing written, if the library does better, or without memory. */
-static int zstd_frame(const ZstdBuffer *buffer, ZstdWork *work, ZstdOut *out) {
+static ZstdResult zstd_done(int is_done) { return is_done ? ZSTD_DONE : ZSTD_UNSUITED; }
+
+/* The frame of a buffer. */
+static ZstdResult zstd_frame(const ZstdBuffer *buffer, ZstdWork *work, ZstdOut *out) {
     const uint8_t *data = buffer->data;
     size_t size = buffer->size;
     if (buffer->kind == ZSTD_AS_RUNS) {
         zstd_runs((const ZstdRun *)data, buffer->count, size, &work->column, out);
-        return !out->no_memory;
+        return zstd_done(!out->no_memory);
     }
     if (zstd_is_constant(data, size)) {
         zstd_constant(data[0], size, out);
-        return !out->no_memory;
+        return zstd_done(!out->no_memory);
     }
     switch (buffer->kind) {
         case ZSTD_AS_ELEMENTS: return zstd_column(data, size, buffer->width, &work->column, out);
-        case ZSTD_AS_OFFSETS: return size % 4 == 0 && zstd_words((const uint32_t *)data, size / 4, &work->words, out);
+        case ZSTD_AS_OFFSETS: return zstd_done(size % 4 == 0 && zstd_words((const uint32_t *)data, size / 4, &work->words, out));
         case ZSTD_AS_TEXT:
-            return zstd_text(data, size, (const int32_t *)buffer->beside, buffer->count, &work->text, &work->column, out);
+            return zstd_done(
+                zstd_text(data, size, (const int32_t *)buffer->beside, buffer->count, &work->text, &work->column, out));
         case ZSTD_AS_VALIDITY: return zstd_column(data, size, 1, &work->column, out);
-        default: return 0;
+        default: return ZSTD_UNSUITED;
     }
 }
 
@@ -112,14 +115,16 @@ static size_t zstd_body(const ZstdBuffer *buffers, size_t first, size_t count, Z
         if (buffer->size < ZSTD_LEAST_BYTES && buffer->kind != ZSTD_AS_RUNS) {
             zstd_body_put(buffer, NULL, 0, out);
         } else {
+            ZstdResult result;
             if (zstd_room(out, ZSTD_PREFIX_BYTES) == NULL) return count;
             out->size += ZSTD_PREFIX_BYTES;
-            if (!zstd_frame(buffer, work, out)) {
+            result = zstd_frame(buffer, work, out);
+            if (out->no_memory) return count;
+            if (result == ZSTD_UNSUITED) {
                 out->size = begin;
-                if (out->no_memory) return count;
                 return k;
             }
-            if (out->size - begin - ZSTD_PREFIX_BYTES < buffer->size || buffer->kind == ZSTD_AS_RUNS) {
+            if (result == ZSTD_DONE && (out->size - begin - ZSTD_PREFIX_BYTES < buffer->size || buffer->kind == ZSTD_AS_RUNS)) {
                 zstd_body_end(buffer, (int64_t)buffer->size, begin, out);
             } else {
                 out->size = begin;

@@ -1,4 +1,5 @@
-/* Zstandard frames of buffers whose shape is known beforehand: constants and offsets. See ``zstd_columns.h`` for others.
+/* Zstandard frames of buffers whose shape is known beforehand: constants and offsets. See ``zstd_columns.h``
+ * and ``zstd_text.h`` for others, ``zstd_body.h`` for who calls them.
  *
  * Half of what compressing a batch of spans costs went into the offsets of its strings, and half of
  * the bytes came of them: growing numbers of four bytes, in which a general compressor finds nothing to repeat.
@@ -34,6 +35,16 @@ enum {
 
 static inline void zstd_put(uint8_t *to, uint64_t value, int bytes) {
     for (int k = 0; k < bytes; k++) to[k] = (uint8_t)(value >> 8 * k);
+}
+
+static inline uint32_t zstd_top_byte(uint64_t value) { /* how many bytes are left without leading zeros; of 1 and more */
+#if defined(__GNUC__) || defined(__clang__)
+    return 8 - (uint32_t)__builtin_clzll(value) / 8;
+#else
+    uint32_t bytes = 1;
+    while (value >>= 8) bytes++;
+    return bytes;
+#endif
 }
 
 static inline uint32_t zstd_first_bit(uint32_t bits) { /* of those that are set; of 1 and more */
@@ -387,28 +398,49 @@ static int zstd_split(const uint32_t *words, size_t count, int first, ZstdScratc
     return *sequences > 0;
 }
 
-/* Eight times in a row one symbol, to which at least half of the states belong: from a state to the one before, and the bits on the way. */
+/* 1, 2, 4 and 8 times in a row one symbol, to which at least half of the states belong, so that it takes a bit at the most:
+ * from a state to the one before, the bits on the way << 16, and how many those are << 24. */
 typedef struct {
-    uint16_t before[ZSTD_STATES];
-    uint8_t bits[ZSTD_STATES], count[ZSTD_STATES];
+    uint32_t steps[4][ZSTD_STATES];
 } ZstdLeap;
 
 static void zstd_leap(const ZstdTable *table, uint32_t symbol, ZstdLeap *leap) {
     for (uint32_t state = 0; state < ZSTD_STATES; state++) {
         ZstdBits bits = {NULL, 0, 0};
-        leap->before[state] = (uint16_t)(zstd_before(table, symbol, state + ZSTD_STATES, &bits) - ZSTD_STATES);
-        leap->bits[state] = (uint8_t)bits.bits;
-        leap->count[state] = (uint8_t)bits.count;
+        uint32_t before = zstd_before(table, symbol, state + ZSTD_STATES, &bits) - ZSTD_STATES;
+        leap->steps[0][state] = before | (uint32_t)bits.bits << 16 | (uint32_t)bits.count << 24;
     }
-    for (int times = 1; times < 8; times *= 2) {
-        ZstdLeap half = *leap;
+    for (int k = 1; k < 4; k++) {
+        const uint32_t *half = leap->steps[k - 1];
         for (uint32_t state = 0; state < ZSTD_STATES; state++) {
-            uint32_t middle = half.before[state];
-            leap->before[state] = half.before[middle];
-            leap->bits[state] = (uint8_t)(half.bits[state] | half.bits[middle] << half.count[state]);
-            leap->count[state] = (uint8_t)(half.count[state] + half.count[middle]);
+            uint32_t first = half[state], second = half[first & 0xFF], count = first >> 24;
+            leap->steps[k][state] = (second & 0xFF) | (first & 0xFF0000) | (second & 0xFF0000) << count | (count + (second >> 24)) << 24;
         }
     }
+}
+
+/* Over `1 << k` symbols if `wanted`, without a branch; the state before. */
+static inline uint32_t zstd_jump(const ZstdLeap *leap, int k, uint32_t wanted, uint32_t state, ZstdBits *bits) {
+    uint32_t step = leap->steps[k][state & 0xFF], all = 0u - wanted;
+    zstd_bits(bits, (step >> 16 & 0xFF) & all, (int)(step >> 24 & all));
+    return wanted ? (step & 0xFF) + ZSTD_STATES : state;
+}
+
+/* Over all that are zero before `symbols + at`, up to eight; how many those are. `at` is eight or more. Where the next other
+ * one stands is not foreseen: no branch depends on it. */
+static inline size_t zstd_jump_zeros(const ZstdLeap *leap, const uint8_t *symbols, size_t at, uint64_t zero, uint32_t *state,
+                                     ZstdBits *bits) {
+    uint64_t others = load64(symbols + at - 8) ^ zero;
+    uint32_t zeros;
+    if (others == 0) {
+        *state = zstd_jump(leap, 3, 1, *state, bits);
+        return 8;
+    }
+    zeros = 8 - zstd_top_byte(others);
+    *state = zstd_jump(leap, 2, zeros >> 2, *state, bits);
+    *state = zstd_jump(leap, 1, zeros >> 1 & 1, *state, bits);
+    *state = zstd_jump(leap, 0, zeros & 1, *state, bits);
+    return zeros;
 }
 
 /* The bits of the sequences, from the last one to the first. */
@@ -423,17 +455,18 @@ static uint8_t *zstd_write_sequences(const ZstdScratch *from, size_t count, int 
     if (first) zstd_bits(&bits, 3, 2);
     if (has_lengths && !has_matches && !first && lengths->share[0] >= ZSTD_STATES / 2) {
         ZstdLeap leap;
-        uint8_t other = (uint8_t)(matches->only << 4);
+        uint64_t zero = (uint64_t)(uint8_t)(matches->only << 4) * 0x0101010101010101u;
         zstd_leap(lengths, 0, &leap);
         while (at > 0) {
-            if (at >= 8 && load64(sequences + at - 8) == other * 0x0101010101010101u) {
-                uint32_t state = length - ZSTD_STATES;
-                zstd_bits(&bits, leap.bits[state], leap.count[state]);
-                length = leap.before[state] + ZSTD_STATES;
-                at -= 8;
-            } else {
-                length = zstd_before(lengths, sequences[--at] & 15, length, &bits);
+            if (at >= 8) {
+                size_t zeros = zstd_jump_zeros(&leap, sequences, at, zero, &length, &bits);
+                at -= zeros;
+                if (zeros == 8) {
+                    zstd_flush(&bits);
+                    continue;
+                }
             }
+            length = zstd_before(lengths, sequences[--at] & 15, length, &bits);
             zstd_flush(&bits);
         }
     } else if (has_lengths || has_matches || first) {
