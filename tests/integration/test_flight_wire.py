@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gzip
 import re
 import secrets
@@ -48,6 +49,7 @@ from otlp_arrow.storage.store import StorageSettings
 
 flight = pytest.importorskip("otlp_arrow.receivers.flight", reason="the compiled door was not built")
 http2_door = pytest.importorskip("otlp_arrow.receivers.http2_door")
+http2 = pytest.importorskip("otlp_arrow.receivers._http2")
 
 ROWS = 40
 BATCH = pa.ipc.open_stream(to_stream(batch_of(Signal.TRACES).slice(0, ROWS))).read_next_batch()
@@ -201,6 +203,68 @@ async def test_a_put_is_taken_however_it_is_cut(door: Door, frame_bytes: int):
         assert len(await client.results(3)) == 3
         assert b"grpc-status" in await client.trailers()
     assert await door.rows() == 3 * ROWS
+
+
+def sockets_of(door: Door) -> list[socket.socket]:
+    """What the connections of a door are read from, beside their transports."""
+    return [each._socket for each in door.server._door.connections if each._socket is not None]
+
+
+async def put_and_count(door: Door) -> list[socket.socket]:
+    """A put of two batches; what its connection was read from."""
+    async with door.client() as client:
+        client.say(frame(HEADERS, END_HEADERS, 1, headers("DoPut")))
+        client.put(OPENING + ROWS_MESSAGE)
+        await client.results(1)
+        found = sockets_of(door)
+        client.put(ROWS_MESSAGE, end=True)
+        await client.results(1)
+        assert b"grpc-status" in await client.trailers()
+    await until(lambda: not door.server._door.connections)
+    return found
+
+
+async def test_a_connection_is_read_by_the_door_itself_and_nothing_of_it_stays_open(door: Door):
+    (own,) = await put_and_count(door)
+    assert own.fileno() == -1
+    assert await door.rows() == 2 * ROWS
+
+
+async def test_a_connection_is_read_by_its_transport_where_there_is_no_second_descriptor(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(_descriptor: int) -> int:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(http2_door.os, "dup", refuse)
+    assert await put_and_count(door) == []
+    assert await door.rows() == 2 * ROWS
+
+
+async def test_a_connection_is_read_by_its_transport_where_the_loop_cannot_tell_of_sockets(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: Any) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", refuse)
+    assert await put_and_count(door) == []
+    assert await door.rows() == 2 * ROWS
+
+
+async def test_memory_of_large_messages_goes_back_when_nobody_sends_any(door: Door, monkeypatch: pytest.MonkeyPatch):
+    wide = with_column(BATCH, "status_message", pa.array([secrets.token_hex(20_000) for _ in range(ROWS)]))
+    first, dictionaries, rows = put_messages(wide)
+    async with door.client() as client:
+        client.say(frame(HEADERS, END_HEADERS, 1, headers("DoPut")))
+        client.put(first + b"".join(dictionaries) + rows * 3, end=True)
+        await client.results(3)
+        if not http2.huge_memory()[0]:
+            pytest.skip("this system has no huge pages, or the log is not written past the page cache")
+        await client.trailers()
+        monkeypatch.setattr(http2_door, "_TICK_S", 0.05)
+    await door.rows()
+    await until(lambda: http2.huge_memory() == (0, 0))
 
 
 async def test_padding_is_no_part_of_a_message(door: Door):

@@ -307,14 +307,18 @@ class Put:
             if stream is None:
                 self._open(data)
             elif data.header:  # else: application metadata without data
-                if len(data.body) >= limits.IN_PLACE_BYTES:  # not a dictionary's: they come between batches
-                    self._call.lay_out(data.body_at)
+                self._lay_out(data)
                 self._accept(message, stream.take(data.header, data.body))
         except Exception as error:
             self._fail(error)
         finally:
             message.ticket.release()  # of no effect once the intake has it
             self._call.consumed(len(content))
+
+    def _lay_out(self, data: wire.Data) -> None:
+        """The batches to come had best lie as this one would have to, to be written from where it is."""
+        if len(data.body) >= limits.IN_PLACE_BYTES:  # not a dictionary's: they come between batches
+            self._call.lay_out(data.body_at)
 
     async def _look_beside(self, message: _Message) -> None:
         """The same for a message that takes long: compressed, or large."""
@@ -328,6 +332,8 @@ class Put:
         if self._stream is None:
             self._open(data)
         elif data.header:
+            if not message.compressed:
+                self._lay_out(data)
             work = asyncio.get_running_loop().run_in_executor(None, self._stream.take, data.header, data.body)
             taken = await _to_its_end(work)
             if not self._finished:
