@@ -129,8 +129,8 @@ class Door:
                 connection.cancel()
         if self._freeing is not None:
             self._freeing.cancel()
-        free_unused_memory(though_wanted=True)
         await self.in_flight.none_left(limits.DOOR_GRACE_S)
+        free_unused_memory(though_wanted=True)
         self._workers.shutdown(wait=False, cancel_futures=True)
         for listener in self._listeners:
             await listener.wait_closed()
@@ -140,7 +140,7 @@ class Door:
         self.connections.discard(connection)
         if not self.connections:
             self._all_gone.set()
-            if not self.stopping and self._freeing is None:
+            if not self.stopping and self._freeing is None and huge_memory()[0]:
                 self._freeing = asyncio.get_running_loop().call_later(_TICK_S, self._free_later)
 
     def free_memory(self) -> None:
