@@ -323,8 +323,7 @@ static size_t zstd_block_bound(size_t size) { return size + ZSTD_MAX_SEQUENCES *
 /* -- elements that differ from the one before in their lowest bytes only ---------------------------- */
 
 /* As with offsets: of each element the `low` lowest bytes are literals, the others a match; one whose upper bytes differ, too, is
- * all literals. Nothing is told but where
- * those are: a tenth more bytes than one by one, in a fifth of the time. */
+ * all literals. Nothing is told but where those are: a tenth more bytes than one by one, in a fifth of the time. */
 typedef struct {
     uint32_t low; /* 0: it does not fit */
     uint32_t code[ZSTD_MOST_PENDING + 1], extra[ZSTD_MOST_PENDING + 1]; /* of literals with so many whole elements before */
