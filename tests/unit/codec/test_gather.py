@@ -267,3 +267,16 @@ def test_dictionaries_that_are_cut_are_refused(signal: Signal, cut: int) -> None
                 _kernel.ArrowDictionary(header[:cut] if cut < len(header) else header[:-8], body)
             with pytest.raises(ValueError, match=r"dictionary|buffer|offsets|length"):
                 _kernel.ArrowDictionary(header, body + bytes(cut))
+
+
+@pytest.mark.parametrize("signal", Signal)
+def test_one_batch_of_a_group_that_is_not_plain_costs_the_others_nothing(signal: Signal) -> None:
+    good = Sent(BATCHES[signal]).message()
+    bad = ArrowMessage(good.header, bytes(good.body)[:-64], good.dictionaries)
+    together, alone = KernelBuilder(signal), KernelBuilder(signal)
+    first, none, last = together.gather([good, bad, good])
+    alone.gather([good])
+    alone.gather([good])
+    assert none is None
+    assert first == last == codec.Outcome(BATCHES[signal].num_rows)
+    assert together.snapshot().equals(alone.snapshot())

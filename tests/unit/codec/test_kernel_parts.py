@@ -88,3 +88,9 @@ def test_numbers_around_the_last_that_a_division_gives_exactly_are_read_as_pytho
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_double_that_was_written_reads_back(value: float) -> None:
     assert repr(_kernel.text_double(_kernel.double_text(value).encode())) == repr(value)
+
+
+@given(st.lists(st.lists(st.binary(max_size=50), max_size=4), max_size=5), st.integers(0, 70_000))
+def test_checksums_of_many_are_those_of_each(pieces: list[list[bytes]], large: int) -> None:
+    pieces = [*pieces, [bytes(large), b"end"]]
+    assert _kernel.crc32_each(pieces) == [zlib.crc32(b"".join(each)) for each in pieces]
